@@ -1,0 +1,2 @@
+//! The actor tree.
+pub mod ports;

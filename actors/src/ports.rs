@@ -1,0 +1,277 @@
+//! What the actors need of the world, as traits. `nats` and `esp` implement them; tests may too.
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dripline_domain::{Address, Email, Lead, LeadKey, Outcome, Sequence, Timestamp};
+
+/// The cause of a port's failure, kept for the log.
+pub type Source = Box<dyn StdError + Send + Sync>;
+
+/// The revision of a lead's document: the sequence number of its newest message; 0 when it has none.
+pub type Revision = u64;
+
+/// The truth: one document a lead.
+#[async_trait]
+pub trait LeadStore: Send + Sync + 'static {
+    /// The newest document and its revision.
+    async fn load(&self, key: &LeadKey) -> Result<Option<(Lead, Revision)>, StoreError>;
+
+    /// Writes all puts and the journal lines, or nothing. One fsync.
+    async fn write(&self, puts: &[Put], journal: &[Bytes]) -> BatchResult;
+
+    /// What became of each put of a batch that was refused or not answered, read from the store.
+    async fn examine(&self, puts: &[Put]) -> Result<Vec<Fate>, StoreError>;
+}
+
+/// One document to be written if its revision is still the expected one.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// Whose.
+    pub key: LeadKey,
+    /// What it must still be; 0 for "no document yet".
+    pub expected: Revision,
+    /// The document.
+    pub document: Bytes,
+    /// Copied into a header, so that a scan need not read documents.
+    pub next_action: Option<Timestamp>,
+    /// Copied into a header likewise.
+    pub status: &'static str,
+    /// Unique among all puts of all processes: tells our write from another's when an answer is lost.
+    pub token: u128,
+}
+
+/// What a batch came to.
+#[derive(Debug)]
+pub enum BatchResult {
+    /// All on disk; the new revision of each put, in order.
+    Written(Vec<Revision>),
+    /// Nothing was written: at least one revision was no longer the expected one.
+    Refused,
+    /// No answer, or one that says nothing of the members: look before trying again.
+    Unanswered(Source),
+}
+
+/// What became of one put, as read afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is on disk, at this revision.
+    Written(Revision),
+    /// It is not, and its expected revision still holds: it may be tried again.
+    Open,
+    /// Another write came first.
+    Lost,
+}
+
+/// The store could not be asked, or holds what cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Passing: the server is away, or did not answer in time.
+    #[error("the lead store is unavailable")]
+    Unavailable(#[source] Source),
+    /// The document of this lead is not one of ours.
+    #[error("the document of a lead cannot be read")]
+    Unreadable(#[source] Source),
+}
+
+/// Timers that outlive the process.
+#[async_trait]
+pub trait Timers: Send + Sync + 'static {
+    /// Sets the one timer of this lead, in place of any earlier one. A time in the past fires at once.
+    async fn set(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError>;
+    /// Removes the lead's timer, if there is one.
+    async fn clear(&self, key: &LeadKey) -> Result<(), TimerError>;
+}
+
+/// A timer could not be set. The sweeper sets it later.
+#[derive(Debug, thiserror::Error)]
+#[error("the timer could not be set")]
+pub struct TimerError(#[source] pub Source);
+
+/// Who must not be mailed.
+#[async_trait]
+pub trait Suppressions: Send + Sync + 'static {
+    /// Why this address must not be mailed, if it must not.
+    async fn reason(&self, address: &Address) -> Result<Option<String>, StoreError>;
+}
+
+/// The sequences, by name and version.
+#[async_trait]
+pub trait Sequences: Send + Sync + 'static {
+    /// The version new leads enter.
+    fn current(&self, name: &str) -> Option<Arc<Sequence>>;
+    /// The sequence for a lead that names none, from this source (`leads.new.<source>`).
+    fn for_source(&self, source: Option<&str>) -> Option<Arc<Sequence>>;
+    /// One version, also of a sequence that is no longer in the folder.
+    async fn version(&self, name: &str, version: u32) -> Result<Option<Arc<Sequence>>, StoreError>;
+}
+
+/// Turns a step of a sequence into an email for one lead.
+pub trait Composer: Send + Sync + 'static {
+    /// Renders subject and bodies.
+    ///
+    /// # Errors
+    /// The template fails for this lead: a missing field, a subject of two lines.
+    fn compose(&self, sequence: &Arc<Sequence>, step: usize, lead: &Lead, send_key: &str) -> Result<Email, ComposeError>;
+}
+
+/// Why an email could not be rendered: for people, naming the template and the line.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct ComposeError(pub String);
+
+/// An email service provider.
+#[async_trait]
+pub trait Esp: Send + Sync + 'static {
+    /// As in the configuration: `sendgrid`, `outbox`, …
+    fn name(&self) -> &'static str;
+    /// One call, bounded in time. Never an error: what went wrong is an [`Outcome`].
+    async fn send(&self, email: &Email) -> Outcome;
+}
+
+/// Where messages come from.
+#[async_trait]
+pub trait Inbox: Send + Sync + 'static {
+    /// Asks for up to `most` messages, waits a moment for them, and hands each over as it arrives.
+    /// Returns how many there were.
+    async fn pull(&self, most: usize, deliver: &mut (dyn FnMut(Delivery) + Send)) -> Result<usize, StoreError>;
+}
+
+/// One message handed to us, to be settled exactly once.
+pub struct Delivery {
+    /// The subject it was published to.
+    pub subject: String,
+    /// Its bytes.
+    pub payload: Bytes,
+    /// Its `Content-Type` header.
+    pub content_type: Option<String>,
+    /// Its sequence number in its stream.
+    pub sequence: u64,
+    /// When its stream took it.
+    pub published: Timestamp,
+    /// How often it was delivered, this time included.
+    pub deliveries: u64,
+    /// How it is settled.
+    pub settlement: Settlement,
+}
+
+/// The duty to answer for one message. Dropped without an answer (a panic), it asks for redelivery.
+pub struct Settlement(Option<Box<dyn Acknowledge>>);
+
+/// How a message is answered for; the client's side of a [`Settlement`].
+pub trait Acknowledge: Send + 'static {
+    /// Sends the answer; must not block.
+    fn settle(self: Box<Self>, how: Settle);
+}
+
+/// The closed set of answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settle {
+    /// Done: the next state is on disk.
+    Ack,
+    /// Deliver again, no sooner than this.
+    Retry(Duration),
+    /// Never deliver again: it is in `REJECTED`.
+    Terminate,
+}
+
+impl Settlement {
+    /// Wraps the client's side.
+    pub fn new(acknowledge: impl Acknowledge) -> Self {
+        Self(Some(Box::new(acknowledge)))
+    }
+
+    /// Answers.
+    pub fn settle(mut self, how: Settle) {
+        if let Some(acknowledge) = self.0.take() {
+            acknowledge.settle(how);
+        }
+    }
+}
+
+impl Drop for Settlement {
+    fn drop(&mut self) {
+        if let Some(acknowledge) = self.0.take() {
+            acknowledge.settle(Settle::Retry(Duration::from_secs(1)));
+        }
+    }
+}
+
+/// Where what cannot be processed is kept, with the reason.
+#[async_trait]
+pub trait Rejected: Send + Sync + 'static {
+    /// Keeps subject, bytes and reason; on disk when it returns.
+    async fn keep(&self, rejection: Rejection) -> Result<(), StoreError>;
+}
+
+/// A message that cannot be processed.
+#[derive(Debug, Clone)]
+pub struct Rejection {
+    /// A word for metrics: `invalid_address`, `unknown_sequence`, `poison`, …
+    pub code: &'static str,
+    /// For people.
+    pub reason: String,
+    /// The original subject.
+    pub subject: String,
+    /// The original bytes.
+    pub payload: Bytes,
+    /// The original content type.
+    pub content_type: Option<String>,
+}
+
+/// Every lead's next time, read from headers alone.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Calls `each` for every lead in the bucket, paced by the caller's back pressure.
+    async fn scan(&self, each: &mut (dyn FnMut(Scanned) + Send)) -> Result<u64, StoreError>;
+}
+
+/// What a scan sees of one lead.
+#[derive(Debug, Clone)]
+pub struct Scanned {
+    /// Whose.
+    pub key: LeadKey,
+    /// Its next time; none when it waits for nothing.
+    pub next_action: Option<Timestamp>,
+}
+
+/// The time.
+pub trait Clock: Send + Sync + 'static {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The way in for the gateway and importers: what is taken is on disk.
+#[async_trait]
+pub trait FrontDoor: Send + Sync + 'static {
+    /// Puts one lead into the queue and waits until it is on disk. Calls that arrive together share one batch.
+    async fn submit(&self, lead: Submission) -> Result<(), FrontDoorError>;
+    /// Whether the queue can be reached now.
+    async fn ready(&self) -> Result<(), FrontDoorError>;
+}
+
+/// A raw lead on its way into the queue.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The last part of `leads.new.<source>`; none for `leads.new`.
+    pub source: Option<String>,
+    /// As the source sent it.
+    pub payload: Bytes,
+    /// `application/json` or `application/msgpack`.
+    pub content_type: &'static str,
+    /// Two submissions with the same id, minutes apart, are one (`Nats-Msg-Id`).
+    pub id: Option<String>,
+}
+
+/// Why a lead was not taken. Nothing of it was kept: the source must try again.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontDoorError {
+    /// The queue is at its limit (discard new).
+    #[error("the lead queue is full")]
+    Full,
+    /// The queue cannot be reached, or did not answer in time.
+    #[error("the lead queue is unavailable")]
+    Unavailable(#[source] Source),
+}

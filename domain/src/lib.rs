@@ -1,0 +1,33 @@
+//! The rules of a drip campaign, and nothing else.
+//!
+//! This crate decides; it never acts. It has no clock, no randomness, no network and no disk: time and
+//! random numbers come in as arguments, so that every decision can be tested and replayed.
+//!
+//! Start at [`transition`]: `(lead, event, context) → (lead, effects)`.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod address;
+mod arrival;
+mod email;
+mod enrolment;
+mod key;
+mod lead;
+mod outcome;
+mod phone;
+mod retry;
+mod sequence;
+mod time;
+mod transition;
+
+pub use address::{Address, AddressError};
+pub use arrival::{Arrival, ArrivalError, Limits, Profile, Sanitiser};
+pub use email::Email;
+pub use enrolment::{Attempt, Enrolment, SequenceRef, State, StopReason};
+pub use key::{KeyError, LeadKey};
+pub use lead::{ArrivalId, Entry, HISTORY_LIMIT, Lead, LeadId, LeadStatus, SCHEMA, What};
+pub use outcome::Outcome;
+pub use phone::{PhoneError, normalise_phone};
+pub use retry::RetryPolicy;
+pub use sequence::{Reentry, Send, Sequence, SequenceError, Step, Template, parse_sequence};
+pub use time::{Timestamp, parse_duration};
+pub use transition::{Context, Effect, Event, Refusal, StepEvent, Transition, send_key, transition};

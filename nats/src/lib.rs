@@ -1,0 +1,1 @@
+//! The actors' ports on NATS JetStream.

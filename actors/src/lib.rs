@@ -1,2 +1,43 @@
-//! The actor tree.
+//! The actor tree that carries out what [`dripline_domain`] decides, and the ports it needs of the world.
+//!
+//! Start at [`Engine`], which shows the tree; [`ports`] says what must be given to it. Each actor is a module, reached
+//! from outside by a handle that outlives its restarts.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod committer;
+mod counters;
+mod engine;
+mod intake;
+mod leads;
+mod limiter;
 pub mod ports;
+mod provider;
+mod pump;
+mod slot;
+mod sweeper;
+
+use std::error::Error;
+use std::fmt;
+
+pub use committer::CommitError;
+pub use counters::{Counters, Counts};
+pub use engine::{Engine, Ports, Settings, StartError};
+pub use intake::TimerPayload;
+pub use leads::LeadLimits;
+pub use limiter::Rate;
+pub use slot::NotRunning;
+
+/// Shows an error with all its sources, in one line: `the lead store is unavailable: timed out`.
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}

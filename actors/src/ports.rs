@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_domain::{Address, Email, Lead, LeadKey, Outcome, Sequence, Timestamp};
+use futures_util::stream::BoxStream;
 
 /// The cause of a port's failure, kept for the log.
 pub type Source = Box<dyn StdError + Send + Sync>;
@@ -16,8 +17,8 @@ pub type Revision = u64;
 /// The truth: one document a lead.
 #[async_trait]
 pub trait LeadStore: Send + Sync + 'static {
-    /// The newest document and its revision.
-    async fn load(&self, key: &LeadKey) -> Result<Option<(Lead, Revision)>, StoreError>;
+    /// The newest document, if there is one, and the revision the next write must expect.
+    async fn load(&self, key: &LeadKey) -> Result<(Option<Lead>, Revision), StoreError>;
 
     /// Writes all puts and the journal lines, or nothing. One fsync.
     async fn write(&self, puts: &[Put], journal: &[Bytes]) -> BatchResult;
@@ -37,6 +38,8 @@ pub struct Put {
     pub document: Bytes,
     /// Copied into a header, so that a scan need not read documents.
     pub next_action: Option<Timestamp>,
+    /// Copied into a header likewise.
+    pub generation: u64,
     /// Copied into a header likewise.
     pub status: &'static str,
     /// Unique among all puts of all processes: tells our write from another's when an answer is lost.
@@ -81,6 +84,8 @@ pub enum StoreError {
 pub trait Timers: Send + Sync + 'static {
     /// Sets the one timer of this lead, in place of any earlier one. A time in the past fires at once.
     async fn set(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError>;
+    /// The same, but only for a lead that has neither a timer nor a fired one in the queue.
+    async fn set_if_absent(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError>;
     /// Removes the lead's timer, if there is one.
     async fn clear(&self, key: &LeadKey) -> Result<(), TimerError>;
 }
@@ -157,11 +162,18 @@ pub struct Delivery {
     pub settlement: Settlement,
 }
 
+impl Delivery {
+    /// Answers for it.
+    pub fn settle(self, how: Settle) {
+        self.settlement.settle(how);
+    }
+}
+
 /// The duty to answer for one message. Dropped without an answer (a panic), it asks for redelivery.
 pub struct Settlement(Option<Box<dyn Acknowledge>>);
 
 /// How a message is answered for; the client's side of a [`Settlement`].
-pub trait Acknowledge: Send + 'static {
+pub trait Acknowledge: Send + Sync + 'static {
     /// Sends the answer; must not block.
     fn settle(self: Box<Self>, how: Settle);
 }
@@ -221,11 +233,26 @@ pub struct Rejection {
     pub content_type: Option<String>,
 }
 
-/// Every lead's next time, read from headers alone.
+impl Rejection {
+    /// Rejects this message.
+    pub fn of(code: &'static str, reason: impl Into<String>, delivery: &Delivery) -> Self {
+        Self {
+            code,
+            reason: reason.into(),
+            subject: delivery.subject.clone(),
+            payload: delivery.payload.clone(),
+            content_type: delivery.content_type.clone(),
+        }
+    }
+}
+
+/// What stands in the buckets and the timers, for the sweeper; read from headers and subjects alone.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
-    /// Calls `each` for every lead in the bucket, paced by the caller's back pressure.
-    async fn scan(&self, each: &mut (dyn FnMut(Scanned) + Send)) -> Result<u64, StoreError>;
+    /// The leads that wait for something and have neither a timer nor a fired one in the queue.
+    async fn without_timer(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError>;
+    /// Resolves when the connection to the server was lost and came back.
+    async fn reconnected(&self);
 }
 
 /// What a scan sees of one lead.
@@ -235,6 +262,8 @@ pub struct Scanned {
     pub key: LeadKey,
     /// Its next time; none when it waits for nothing.
     pub next_action: Option<Timestamp>,
+    /// Its generation, for the timer.
+    pub generation: u64,
 }
 
 /// The time.

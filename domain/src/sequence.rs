@@ -4,20 +4,26 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod mailbox;
+mod parse;
+
+pub use mailbox::split_mailbox;
+pub use parse::parse_sequence;
+
 /// One version of one sequence, whole: its steps and the templates they use.
 ///
 /// Immutable once a lead is in it: another text or another delay is another version.
-/// Invariants (kept by [`parse_sequence`]): at least one step; step ids unique; each step's template present.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Invariants (kept by [`parse_sequence`]): 1 to 1,000 steps; step ids unique; each step's template present.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sequence {
     /// `[a-z0-9_-]`, at most 64 characters.
     pub name: String,
     /// From 1 on.
     pub version: u32,
-    /// The sender, `Name <local@domain>` or a bare address.
+    /// The sender, `Name <local@domain>` or a bare address, as a header takes it (RFC 5322 §3.4); see [`split_mailbox`].
     pub from: String,
-    /// Where answers go, when it is not `from`.
+    /// Where answers go, when it is not `from`; written likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     /// What a second arrival of the same address does.
@@ -29,13 +35,21 @@ pub struct Sequence {
     pub templates: BTreeMap<String, Template>,
 }
 
+impl Sequence {
+    /// The bodies of the email of this step, counted from 0; none beyond the last.
+    pub fn template(&self, step: usize) -> Option<&Template> {
+        self.templates.get(&self.steps.get(step)?.send.template)
+    }
+}
+
 /// One email of a sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// Unique in its sequence; `[a-z0-9_-]`, at most 64 characters.
     pub id: String,
-    /// Counted from the enrolment for the first step, from the previous email's actual sending for the others.
+    /// Counted from the enrolment for the first step, from the previous email's actual sending for the others. Whole
+    /// milliseconds; at most five years.
     #[serde(rename = "afterMs", with = "millis")]
     pub after: Duration,
     /// What is sent.
@@ -46,7 +60,7 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Send {
-    /// A one-line template.
+    /// A one-line template: not empty, no control characters.
     pub subject: String,
     /// A key of [`Sequence::templates`].
     pub template: String,
@@ -98,21 +112,11 @@ pub struct SequenceError {
     pub file: String,
     /// Counted from 1.
     pub line: usize,
-    /// The path of the field, such as `steps[1].after`.
+    /// The path of the field, such as `steps[1].after`, steps counted from 0; `TOML` where the file is not even that.
     pub field: String,
     /// What is wrong and what would be right.
     pub message: String,
 }
 
-/// Reads and validates a sequence file. `template` is asked for each template the steps name and gives what stands
-/// in the folder under that name; none when there is neither `.html` nor `.txt`.
-///
-/// # Errors
-/// Every fault found, with its place; never an empty list.
-pub fn parse_sequence(
-    file: &str,
-    toml: &str,
-    template: impl FnMut(&str) -> Option<Template>,
-) -> Result<Sequence, Vec<SequenceError>> {
-    todo!()
-}
+#[cfg(test)]
+mod tests;

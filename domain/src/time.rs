@@ -42,7 +42,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Reads a duration as people write it: `30s`, `15m`, `2d`, `1w`, `1d 12h`. A day is 24 hours.
+/// Reads a duration as people write it: `30s`, `15m`, `2d`, `1w`, `1d 12h`, `250ms`. A day is 24 hours; the result is
+/// whole milliseconds.
 ///
 /// # Errors
 /// A sentence that says what is wrong and shows a right one.
@@ -55,7 +56,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = span
         .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
         .map_err(|_| wrong())?;
-    Duration::try_from(duration).map_err(|_| format!("`{text}` is negative"))
+    let duration = Duration::try_from(duration).map_err(|_| format!("`{text}` is negative"))?;
+    // All that we store is in milliseconds: a finer duration would be another after a restart.
+    if duration.subsec_nanos() % 1_000_000 != 0 {
+        return Err(format!("`{text}` is finer than a millisecond"));
+    }
+    Ok(duration)
 }
 
 #[cfg(test)]
@@ -72,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_wrong_duration_is_answered_with_a_right_one() {
-        for text in ["", "2", "two days", "2 parsecs", "-1d", "3mo", "1y"] {
+        for text in ["", "2", "two days", "2 parsecs", "-1d", "3mo", "1y", "1us", "0.0001s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

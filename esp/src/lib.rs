@@ -1,1 +1,37 @@
-//! Email providers.
+//! Email service providers, one file each, and the composer that renders what they mail.
+//!
+//! An adapter translates: a [`dripline_domain::Email`] into its provider's request, the provider's answer into an
+//! [`dripline_domain::Outcome`]. It decides nothing, retries nothing and logs next to nothing. Each call carries the
+//! send key, the lead's id, the sequence and the step, under the names `send_key`, `lead_id`, `sequence` and `step`,
+//! so that webhooks can be matched to it.
+//!
+//! Three rules hold for all of them:
+//! - `Transient` means *surely not mailed*. Where that is not sure, the outcome is `Unknown`, and the engine finds out.
+//! - `Misconfigured` means *true of every lead*: key, account, sender, URL. `Refused` means *this email*.
+//! - A reason names no recipient: reasons outlive the lead's erasure.
+//!
+//! `tests/adapters` holds each provider's documented example, and a table of its answers.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod compose;
+mod error;
+mod http;
+pub mod mailgun;
+mod mime;
+pub mod outbox;
+pub mod postmark;
+mod reason;
+pub mod resend;
+mod secret;
+pub mod sendgrid;
+pub mod smtp;
+
+pub use compose::{MinijinjaComposer, check_sequence};
+pub use error::BuildError;
+pub use mailgun::Mailgun;
+pub use outbox::Outbox;
+pub use postmark::Postmark;
+pub use resend::Resend;
+pub use secret::Secret;
+pub use sendgrid::SendGrid;
+pub use smtp::Smtp;

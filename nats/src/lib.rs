@@ -1,1 +1,24 @@
-//! The actors' ports on NATS JetStream.
+//! The actors' ports on NATS JetStream. What stands on the server is declared once, in [`topology`].
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod batch;
+mod connect;
+mod front_door;
+mod inbox;
+mod ledger;
+mod rejected;
+mod sequences;
+mod store;
+mod suppressions;
+mod timers;
+pub mod topology;
+
+pub use connect::{ConnectError, Connections, Login, connect};
+pub use front_door::JetStreamFrontDoor;
+pub use inbox::JetStreamInbox;
+pub use ledger::JetStreamLedger;
+pub use rejected::JetStreamRejected;
+pub use sequences::{PublishError, SequenceBook, Selection};
+pub use store::JetStreamLeadStore;
+pub use suppressions::JetStreamSuppressions;
+pub use timers::JetStreamTimers;

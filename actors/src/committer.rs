@@ -1,0 +1,194 @@
+//! The committer: group commit. While one batch is in flight the next one fills, so that one fsync serves hundreds of
+//! leads. A batch that is refused for one lost revision costs only the losers a reload; the rest go into the next.
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+
+use crate::ports::{BatchResult, Fate, LeadStore, Put, Revision};
+use crate::slot::{NotRunning, Slot};
+
+/// Puts in one batch. A batch has at most 1,000 messages (ADR-50), and the journal needs some of them.
+const BATCH_PUTS: usize = 990;
+/// Journal bytes in one batch: within one message of the server's default `max_payload` of 1 MiB.
+const BATCH_JOURNAL_BYTES: usize = 768 * 1024;
+/// So often a put goes into a batch that fails for reasons not its own, before its lead is told.
+const TRIES: u32 = 5;
+
+/// Why a document was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Another write came first: reload and decide again.
+    #[error("another write came first")]
+    Conflict,
+    /// Whether it was written is not known: reload and look.
+    #[error("the lead store did not answer")]
+    Unavailable,
+    /// The committer is being restarted, or the engine is stopping.
+    #[error(transparent)]
+    NotRunning(#[from] NotRunning),
+}
+
+/// Reaches the committer.
+#[derive(Clone)]
+pub struct Committer {
+    slot: Slot<Message>,
+}
+
+impl Committer {
+    pub(crate) fn new() -> Self {
+        Self { slot: Slot::empty() }
+    }
+
+    /// Writes one document and its journal lines; they are on disk when this returns the new revision.
+    pub async fn commit(&self, put: Put, journal: Vec<Bytes>) -> Result<Revision, CommitError> {
+        let (reply, answer) = oneshot::channel();
+        self.slot.cast("committer", Message::Commit(Pending { put, journal, tries: 0, reply }))?;
+        answer.await.map_err(|_| CommitError::Unavailable)?
+    }
+
+    pub(crate) fn actor(&self, store: Arc<dyn LeadStore>) -> (CommitterActor, CommitterArguments) {
+        (CommitterActor, CommitterArguments { slot: self.slot.clone(), store })
+    }
+}
+
+/// What the committer is told.
+pub(crate) enum Message {
+    /// A lead wants its document written.
+    Commit(Pending),
+    /// A batch came back; these are not settled yet and go into the next.
+    Settled(Vec<Pending>),
+}
+
+pub(crate) struct Pending {
+    put: Put,
+    journal: Vec<Bytes>,
+    tries: u32,
+    reply: oneshot::Sender<Result<Revision, CommitError>>,
+}
+
+pub(crate) struct CommitterActor;
+
+pub(crate) struct CommitterArguments {
+    slot: Slot<Message>,
+    store: Arc<dyn LeadStore>,
+}
+
+pub(crate) struct CommitterState {
+    store: Arc<dyn LeadStore>,
+    filling: Vec<Pending>,
+    in_flight: bool,
+}
+
+impl Actor for CommitterActor {
+    type Msg = Message;
+    type State = CommitterState;
+    type Arguments = CommitterArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: CommitterArguments,
+    ) -> Result<CommitterState, ActorProcessingErr> {
+        arguments.slot.occupy(myself);
+        Ok(CommitterState { store: arguments.store, filling: Vec::new(), in_flight: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut CommitterState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Commit(pending) => state.filling.push(pending),
+            Message::Settled(mut again) => {
+                state.in_flight = false;
+                // They were first: they stay first.
+                again.append(&mut state.filling);
+                state.filling = again;
+            }
+        }
+        state.flush(&myself);
+        Ok(())
+    }
+}
+
+impl CommitterState {
+    fn flush(&mut self, myself: &ActorRef<Message>) {
+        if self.in_flight || self.filling.is_empty() {
+            return;
+        }
+        let mut journal_bytes = 0;
+        let fits = self
+            .filling
+            .iter()
+            .take(BATCH_PUTS)
+            .take_while(|pending| {
+                journal_bytes += pending.journal.iter().map(Bytes::len).sum::<usize>();
+                journal_bytes <= BATCH_JOURNAL_BYTES
+            })
+            .count()
+            .max(1);
+        let rest = self.filling.split_off(fits);
+        let batch = std::mem::replace(&mut self.filling, rest);
+        self.in_flight = true;
+        let (store, myself) = (Arc::clone(&self.store), myself.clone());
+        let write = tokio::spawn(async move { write(&*store, batch).await });
+        tokio::spawn(async move {
+            // A panic drops the reply channels: each lead of the batch reloads.
+            let again = write.await.unwrap_or_default();
+            // Fails only when the actor is gone, and then the leads see their reply channels close.
+            let _ = myself.cast(Message::Settled(again));
+        });
+    }
+}
+
+/// Writes a batch and tells each lead what became of its document; gives back those that must be tried again.
+async fn write(store: &dyn LeadStore, batch: Vec<Pending>) -> Vec<Pending> {
+    let mut puts = Vec::with_capacity(batch.len());
+    let mut journal = Vec::with_capacity(batch.len());
+    let mut waiting = Vec::with_capacity(batch.len());
+    for pending in batch {
+        puts.push(pending.put);
+        journal.push(pending.journal);
+        waiting.push((pending.tries, pending.reply));
+    }
+    let lines: Vec<Bytes> = journal.iter().flatten().cloned().collect();
+    let fates = match store.write(&puts, &lines).await {
+        BatchResult::Written(revisions) => revisions.into_iter().map(Fate::Written).collect(),
+        BatchResult::Refused => examine(store, &puts).await,
+        BatchResult::Unanswered(error) => {
+            tracing::warn!(error = %error, puts = puts.len(), "a batch was not answered; reading what became of it");
+            examine(store, &puts).await
+        }
+    };
+    let mut again = Vec::new();
+    for (((put, journal), (tries, reply)), fate) in puts.into_iter().zip(journal).zip(waiting).zip(fates) {
+        let answer = match fate {
+            Fate::Written(revision) => Ok(revision),
+            Fate::Lost => Err(CommitError::Conflict),
+            Fate::Open if tries + 1 < TRIES => {
+                again.push(Pending { put, journal, tries: tries + 1, reply });
+                continue;
+            }
+            Fate::Open => Err(CommitError::Unavailable),
+        };
+        // A lead that no longer waits has been stopped; it will find its document as it now is.
+        let _ = reply.send(answer);
+    }
+    again
+}
+
+async fn examine(store: &dyn LeadStore, puts: &[Put]) -> Vec<Fate> {
+    for pause_ms in [0, 100, 500, 2_000, 5_000] {
+        tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
+        match store.examine(puts).await {
+            Ok(fates) => return fates,
+            Err(error) => tracing::warn!(error = %crate::Chain(&error), "could not read what became of a batch"),
+        }
+    }
+    // Nobody knows: each lead reloads before it goes on.
+    vec![Fate::Lost; puts.len()]
+}

@@ -1,0 +1,248 @@
+//! The engine: starts the actor tree, watches over it, and stops it without losing what is under way.
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dripline_domain::{RetryPolicy, Sanitiser, Sequence};
+use ractor::{ActorCell, ActorRef, SpawnErr};
+use ractor_supervisor::{
+    ChildBackoffFn, ChildSpec, Restart, SpawnFn, Supervisor, SupervisorArguments, SupervisorMsg, SupervisorOptions, SupervisorStrategy,
+};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::committer::Committer;
+use crate::counters::Counters;
+use crate::intake::{Due, Intake};
+use crate::leads::{LeadLimits, Leads, Services};
+use crate::limiter::{Rate, RateLimiter};
+use crate::ports::{Clock, Composer, Esp, Inbox, LeadStore, Ledger, Rejected, Sequences, Suppressions, Timers};
+use crate::provider::Provider;
+use crate::pump::{Consume, Places, PumpActor, PumpArguments};
+use crate::sweeper::{SweeperActor, SweeperArguments};
+
+/// How an engine works; every limit is a count of messages or leads.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Names this process, and no other, ever.
+    pub owner: String,
+    /// Leads in memory, and when they are let go and parked.
+    pub leads: LeadLimits,
+    /// Fired timers at work at a time.
+    pub due_in_flight: usize,
+    /// Arrivals at work at a time.
+    pub intake_in_flight: usize,
+    /// Calls to the provider at a time.
+    pub calls_in_flight: usize,
+    /// How fast emails leave; none for as fast as can be.
+    pub rate: Option<Rate>,
+    /// So long after an intent its answer counts as lost; at least twice what a call may take.
+    pub answer_within: Duration,
+    /// When failed attempts are tried again.
+    pub retry: RetryPolicy,
+    /// Between two sweeps.
+    pub sweep_every: Duration,
+    /// How raw leads are cleaned.
+    pub sanitiser: Sanitiser,
+    /// Makes lead ids.
+    pub identity: Bytes,
+}
+
+/// The world, as the engine needs it.
+#[derive(Clone)]
+pub struct Ports {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The leads' documents.
+    pub store: Arc<dyn LeadStore>,
+    /// Their timers.
+    pub timers: Arc<dyn Timers>,
+    /// Who must not be mailed.
+    pub suppressions: Arc<dyn Suppressions>,
+    /// The sequences.
+    pub sequences: Arc<dyn Sequences>,
+    /// Renders emails.
+    pub composer: Arc<dyn Composer>,
+    /// Sends them.
+    pub esp: Arc<dyn Esp>,
+    /// Keeps what cannot be processed.
+    pub rejected: Arc<dyn Rejected>,
+    /// For the sweeper.
+    pub ledger: Arc<dyn Ledger>,
+    /// Raw leads.
+    pub leads: Arc<dyn Inbox>,
+    /// Fired timers.
+    pub due: Arc<dyn Inbox>,
+}
+
+/// A running engine.
+pub struct Engine {
+    root: ActorRef<SupervisorMsg>,
+    tree: JoinHandle<()>,
+    stopping: watch::Sender<bool>,
+    counters: Arc<Counters>,
+    places: [Places; 2],
+}
+
+/// The actor tree did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("the actor tree did not start")]
+pub struct StartError(#[from] SpawnErr);
+
+/// Restarts of the tree's own actors within [`MELTDOWN_WINDOW`] before the engine gives up and says so.
+const MELTDOWN_RESTARTS: usize = 10;
+const MELTDOWN_WINDOW: Duration = Duration::from_secs(60);
+
+impl Engine {
+    /// Starts the tree; it works when this returns.
+    pub async fn start(ports: Ports, settings: Settings) -> Result<Self, StartError> {
+        let counters = Arc::new(Counters::default());
+        let (stopping, stopped) = watch::channel(false);
+        let (committer, limiter, provider, leads) =
+            (Committer::new(), RateLimiter::new(), Provider::new(), Leads::new());
+        let services = Arc::new(Services {
+            owner: settings.owner.clone(),
+            answer_within: settings.answer_within,
+            retry: settings.retry,
+            clock: Arc::clone(&ports.clock),
+            store: Arc::clone(&ports.store),
+            timers: Arc::clone(&ports.timers),
+            suppressions: Arc::clone(&ports.suppressions),
+            sequences: Arc::clone(&ports.sequences),
+            composer: Arc::clone(&ports.composer),
+            rejected: Arc::clone(&ports.rejected),
+            committer: committer.clone(),
+            limiter: limiter.clone(),
+            provider: provider.clone(),
+            counters: Arc::clone(&counters),
+            leads: leads.clone(),
+            no_sequence: Arc::new(Sequence::default()),
+        });
+        let intake = Arc::new(Intake {
+            services: Arc::clone(&services),
+            sanitiser: settings.sanitiser.clone(),
+            identity: settings.identity.clone(),
+        });
+        let due = Arc::new(Due { services: Arc::clone(&services) });
+
+        let places = [Places::new(due_capacity(&settings)), Places::new(settings.intake_in_flight)];
+
+        let name = |actor: &str| format!("{}/{actor}", settings.owner);
+        // In the order of dependence: when one fails, it and all after it are restarted.
+        let child_specs = vec![
+            child(name("committer"), {
+                let store = Arc::clone(&ports.store);
+                move || committer.actor(Arc::clone(&store))
+            }),
+            child(name("rate-limiter"), {
+                let (limiter, clock) = (limiter.clone(), Arc::clone(&ports.clock));
+                move || limiter.actor(settings.rate, Arc::clone(&clock))
+            }),
+            child(name("provider"), {
+                let (esp, clock) = (Arc::clone(&ports.esp), Arc::clone(&ports.clock));
+                move || provider.actor(Arc::clone(&esp), limiter.clone(), Arc::clone(&clock), settings.calls_in_flight)
+            }),
+            child(name("leads"), {
+                let leads = leads.clone();
+                move || leads.actor(Arc::clone(&services), settings.leads)
+            }),
+            child(name("due-pump"), {
+                let (inbox, places, stopping) = (Arc::clone(&ports.due), places[0].clone(), stopped.clone());
+                move || pump(&inbox, Arc::clone(&due) as _, &places, &stopping)
+            }),
+            child(name("intake-pump"), {
+                let (inbox, places, stopping) = (Arc::clone(&ports.leads), places[1].clone(), stopped.clone());
+                move || pump(&inbox, Arc::clone(&intake) as _, &places, &stopping)
+            }),
+            child(name("sweeper"), {
+                let (counters, every) = (Arc::clone(&counters), settings.sweep_every);
+                move || {
+                    let arguments = SweeperArguments {
+                        ledger: Arc::clone(&ports.ledger),
+                        timers: Arc::clone(&ports.timers),
+                        counters: Arc::clone(&counters),
+                        every,
+                        stopping: stopped.clone(),
+                    };
+                    (SweeperActor, arguments)
+                }
+            }),
+        ];
+        let options = SupervisorOptions {
+            strategy: SupervisorStrategy::RestForOne,
+            max_restarts: MELTDOWN_RESTARTS,
+            max_window: MELTDOWN_WINDOW,
+            reset_after: Some(MELTDOWN_WINDOW),
+        };
+        let (root, tree) = Supervisor::spawn(name("root"), SupervisorArguments { child_specs, options }).await?;
+        Ok(Self { root, tree, stopping, counters, places })
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Resolves when the tree has ended: after [`Engine::stop`], or because restarting did not help.
+    pub async fn ended(&mut self) {
+        // A join error is a panic of the root: it has ended as well.
+        let _ = (&mut self.tree).await;
+    }
+
+    /// Stops pulling, waits for what is in flight (at most `patience`), then ends the tree.
+    /// What is not finished by then is delivered again to the next engine.
+    pub async fn stop(mut self, patience: Duration) {
+        self.stopping.send_replace(true);
+        let at_work = || self.places.iter().map(Places::taken).sum::<usize>();
+        let drained = async {
+            while at_work() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(patience, drained).await.is_err() {
+            tracing::warn!(messages = at_work(), "stopping with leads at work; their messages will be delivered again");
+        }
+        self.root.stop(None);
+        self.ended().await;
+    }
+}
+
+/// The pump holds no more than the limiter lets out in a few seconds, or a message would be redelivered while it waits.
+fn due_capacity(settings: &Settings) -> usize {
+    const SECONDS: f64 = 3.0;
+    // A rate is far below what a float of this size holds exactly; the cast saturates.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    settings.rate.map_or(settings.due_in_flight, |rate| {
+        settings.due_in_flight.min((rate.per_second * SECONDS).ceil() as usize).max(1)
+    })
+}
+
+fn pump(
+    inbox: &Arc<dyn Inbox>,
+    consume: Arc<dyn Consume>,
+    places: &Places,
+    stopping: &watch::Receiver<bool>,
+) -> (PumpActor, PumpArguments) {
+    let arguments = PumpArguments { inbox: Arc::clone(inbox), consume, places: places.clone(), stopping: stopping.clone() };
+    (PumpActor, arguments)
+}
+
+fn child<A, F>(id: String, make: F) -> ChildSpec
+where
+    A: ractor::Actor,
+    F: Fn() -> (A, A::Arguments) + Send + Sync + 'static,
+{
+    ChildSpec {
+        id,
+        restart: Restart::Permanent,
+        spawn_fn: SpawnFn::new(move |supervisor: ActorCell, id: String| {
+            let (actor, arguments) = make();
+            async move { Ok(Supervisor::spawn_linked(id, actor, arguments, supervisor).await?.0.get_cell()) }
+        }),
+        backoff_fn: Some(ChildBackoffFn::new(|_, restarts, _, _| {
+            // 0, 100 ms, 200 ms, … up to 3.2 s.
+            (restarts > 0).then(|| Duration::from_millis(50 << restarts.min(6)))
+        })),
+        reset_after: Some(MELTDOWN_WINDOW),
+    }
+}

@@ -1,0 +1,454 @@
+//! A lead: holds its own document while it is at work, and carries out what the domain decides.
+//!
+//! One message is one pipeline, read from top to bottom: load, decide, commit, act, settle. The lines of
+//! [`LeadState::step`] are the numbered lines of the protocol in ARCHITECTURE.md.
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dripline_domain::{
+    Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Lead, LeadId, LeadKey, Outcome,
+    Sequence, SequenceRef, State, StepEvent, Timestamp, Transition, send_key, transition,
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde::Serialize;
+
+use super::Services;
+use crate::Chain;
+use crate::committer::CommitError;
+use crate::ports::{Delivery, Put, Rejection, Revision, Settle, StoreError, TimerError};
+use crate::slot::NotRunning;
+
+/// When something the process needs is away, its message comes again so much later.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// So often the record of an answer is tried, a second apart, before it is given up as in doubt.
+const RECORD_TRIES: u32 = 60;
+
+/// What a lead is told.
+pub(crate) struct Message {
+    pub(crate) work: Work,
+    pub(crate) delivery: Delivery,
+}
+
+/// The kinds of work.
+pub(crate) enum Work {
+    /// A source handed the lead in.
+    Arrive(Box<Arriving>),
+    /// A timer fired; the generation it was set with.
+    Wake(u64),
+    /// This lead failed too often: park it, with the reason.
+    Park(String),
+}
+
+/// A lead that a source handed in.
+pub(crate) struct Arriving {
+    pub(crate) arrival: Arrival,
+    pub(crate) lead_id: LeadId,
+    pub(crate) sequence: Arc<Sequence>,
+}
+
+pub(crate) struct LeadActor;
+
+pub(crate) struct LeadArguments {
+    pub(crate) key: LeadKey,
+    pub(crate) services: Arc<Services>,
+}
+
+pub(crate) struct LeadState {
+    key: LeadKey,
+    services: Arc<Services>,
+    document: Document,
+}
+
+/// What this actor knows of its document.
+enum Document {
+    /// Not read yet, or no longer to be trusted.
+    Unread,
+    /// As of this revision.
+    Known(Option<Lead>, Revision),
+}
+
+/// What came of a decision.
+enum Decided {
+    /// There was nothing to write.
+    Nothing,
+    /// It is on disk, and its timer is set.
+    Written,
+    /// It is on disk, and this call is to be made.
+    Send(Attempt),
+    /// Another process wrote first: nothing of it is on disk.
+    Overtaken,
+}
+
+/// What stops a pipeline before its end.
+#[derive(Debug, thiserror::Error)]
+enum Interruption {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error(transparent)]
+    Timer(#[from] TimerError),
+    #[error(transparent)]
+    NotRunning(#[from] NotRunning),
+    #[error("not before {0}")]
+    Later(Timestamp),
+}
+
+impl Actor for LeadActor {
+    type Msg = Message;
+    type State = LeadState;
+    type Arguments = LeadArguments;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Message>,
+        LeadArguments { key, services }: LeadArguments,
+    ) -> Result<LeadState, ActorProcessingErr> {
+        Ok(LeadState { key, services, document: Document::Unread })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<Message>,
+        Message { work, delivery }: Message,
+        state: &mut LeadState,
+    ) -> Result<(), ActorProcessingErr> {
+        let done = match work {
+            Work::Arrive(arriving) => state.arrive(*arriving, &delivery).await,
+            Work::Wake(generation) => state.wake(generation).await,
+            Work::Park(reason) => state.park(reason, &delivery).await,
+        };
+        state.settle(done, delivery).await;
+        state.services.finished(&state.key);
+        Ok(())
+    }
+}
+
+impl LeadState {
+    async fn settle(&mut self, done: Result<Settle, Interruption>, delivery: Delivery) {
+        let settle = match done {
+            Ok(settle) => settle,
+            Err(Interruption::Later(time)) => Settle::Retry(time.since(self.now())),
+            Err(Interruption::Store(StoreError::Unreadable(error))) => {
+                let reason = format!("the lead's document cannot be read: {error}");
+                self.services.reject(Rejection::of("unreadable_document", reason, &delivery)).await
+            }
+            Err(Interruption::Commit(CommitError::Conflict)) => {
+                self.document = Document::Unread;
+                Settle::Retry(Duration::ZERO)
+            }
+            Err(
+                error @ (Interruption::Store(StoreError::Unavailable(_))
+                | Interruption::Commit(_)
+                | Interruption::Timer(_)
+                | Interruption::NotRunning(_)),
+            ) => {
+                tracing::warn!(lead_id = self.lead_id(), error = %Chain(&error), "interrupted; it will be delivered again");
+                self.document = Document::Unread;
+                Settle::Retry(AWAY)
+            }
+        };
+        delivery.settle(settle);
+    }
+
+    /// A source handed this lead in.
+    async fn arrive(&mut self, arriving: Arriving, delivery: &Delivery) -> Result<Settle, Interruption> {
+        let Arriving { arrival, lead_id, sequence } = arriving;
+        let id = ArrivalId::new(delivery.sequence, delivery.published);
+        let suppressed = self.services.suppressions.reason(&arrival.address).await?;
+        let arrived = || Event::Arrived {
+            arrival: arrival.clone(),
+            id: id.clone(),
+            lead_id: lead_id.clone(),
+            sequence: &sequence,
+            suppressed: suppressed.clone(),
+        };
+        let decided = self.decide(arrived).await?;
+        // Delivered again: the crash may have come between the document and its timer.
+        if matches!(decided, Decided::Nothing) && delivery.deliveries > 1 {
+            self.set_timer_again().await?;
+        }
+        Ok(Settle::Ack)
+    }
+
+    /// A timer fired.
+    async fn wake(&mut self, generation: u64) -> Result<Settle, Interruption> {
+        let services = Arc::clone(&self.services);
+        // Ahead of us: another process has written since we read.
+        if self.lead().await?.is_some_and(|lead| generation > lead.generation) {
+            self.document = Document::Unread;
+        }
+        loop {
+            // Deleted: nobody to mail.
+            let Some(lead) = self.lead().await? else { return Ok(Settle::Ack) };
+            let Some((enrolment, action)) = services.due_action(lead) else {
+                if generation == lead.generation
+                    && let Some(at) = lead.next_action()
+                {
+                    // Ours, but early: the server's clock is ahead of ours.
+                    return Err(Interruption::Later(at));
+                }
+                // 2: an older timer, or one of a process that died before it set the next: set the lead's own again.
+                self.set_timer_again().await?;
+                return Ok(Settle::Ack);
+            };
+            match action {
+                DueAction::Step => self.step(&enrolment).await?,
+                DueAction::AnswerLost => {
+                    self.decide_step(&enrolment, &StepEvent::AnswerLost).await?;
+                }
+                DueAction::Wait(until) => return Err(Interruption::Later(until)),
+            }
+        }
+    }
+
+    /// One step of one enrolment: the protocol.
+    async fn step(&mut self, id: &EnrolmentId) -> Result<(), Interruption> {
+        let services = Arc::clone(&self.services);
+        let Some(lead) = self.lead().await? else { return Ok(()) };
+        let Some(enrolment) = lead.enrolment(id) else { return Ok(()) };
+        let Some(sequence) = services.sequence_of(enrolment).await? else {
+            let SequenceRef { name, version } = &enrolment.sequence;
+            let fail = StepEvent::Fail(format!("there is no version {version} of sequence `{name}`"));
+            return self.decide_step(id, &fail).await.map(drop);
+        };
+        let email = match compose(&services, &sequence, lead, enrolment) {
+            Ok(email) => email,
+            Err(reason) => return self.decide_step(id, &StepEvent::Fail(reason)).await.map(drop),
+        };
+        if let Some(until) = services.provider.stopped(services.clock.now()) {
+            return Err(Interruption::Later(until));
+        }
+        // 4: the permit. 3 comes after it, because the wait may be long: suppression is checked at the last moment.
+        services.limiter.permit().await?;
+        if let Some(reason) = services.suppressions.reason(&email.to).await? {
+            return self.decide_once(|| Event::Suppressed(reason.clone())).await.map(drop);
+        }
+        // 5: the intent, on disk before the call. A second owner loses here, before any email.
+        let begin = StepEvent::Begin { owner: services.owner.clone(), answer_within: services.answer_within };
+        let Decided::Send(attempt) = self.decide_step(id, &begin).await? else { return Ok(()) };
+        // 6: the call.
+        let (send_key, number) = (email.send_key.clone(), attempt.number);
+        let outcome = services.call(email, &attempt).await?;
+        // 7 and 8: what came of it, on disk; the next timer.
+        self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await
+    }
+
+    /// Writes down an answer. It is all we have, so an absence of the store is waited out for a while.
+    async fn record(&mut self, id: &EnrolmentId, answered: &StepEvent) -> Result<(), Interruption> {
+        for _ in 0..RECORD_TRIES {
+            match self.decide_step(id, answered).await {
+                Ok(Decided::Overtaken) => {}
+                Ok(Decided::Nothing | Decided::Written | Decided::Send(_)) => return Ok(()),
+                Err(Interruption::Timer(error)) => return Err(Interruption::Timer(error)),
+                Err(error) => {
+                    tracing::warn!(lead_id = self.lead_id(), error = %Chain(&error), "an answer is not written yet; trying on");
+                    self.document = Document::Unread;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+        Err(Interruption::Commit(CommitError::Unavailable))
+    }
+
+    /// This lead's actor failed again and again: an operator must look.
+    async fn park(&mut self, reason: String, delivery: &Delivery) -> Result<Settle, Interruption> {
+        let services = Arc::clone(&self.services);
+        if let Some(lead) = self.lead().await?
+            && let Some((enrolment, _)) = services.due_action(lead)
+        {
+            self.decide_step(&enrolment, &StepEvent::Fail(reason.clone())).await?;
+        }
+        Ok(services.reject(Rejection::of("failed_repeatedly", reason, delivery)).await)
+    }
+
+    /// Never decided again on a document that another process has changed: the event was meant for what we saw.
+    async fn decide_step(&mut self, id: &EnrolmentId, event: &StepEvent) -> Result<Decided, Interruption> {
+        let services = Arc::clone(&self.services);
+        let Some(enrolment) = self.lead().await?.and_then(|lead| lead.enrolment(id)) else { return Ok(Decided::Nothing) };
+        let sequence = services.sequence_of(enrolment).await?.unwrap_or_else(|| Arc::clone(&services.no_sequence));
+        self.decide_once(|| Event::Step { enrolment: id.clone(), sequence: &sequence, event: event.clone() }).await
+    }
+
+    /// Decides until no other write comes between: for events that mean the same whatever the document says.
+    async fn decide<'a>(&mut self, event: impl Fn() -> Event<'a>) -> Result<Decided, Interruption> {
+        loop {
+            match self.decide_once(&event).await? {
+                Decided::Overtaken => {}
+                decided @ (Decided::Nothing | Decided::Written | Decided::Send(_)) => return Ok(decided),
+            }
+        }
+    }
+
+    /// Decides, writes, and sets the timer.
+    async fn decide_once<'a>(&mut self, event: impl Fn() -> Event<'a>) -> Result<Decided, Interruption> {
+        let context = self.services.context();
+        let transition = match transition(self.lead().await?, event(), &context) {
+            Ok(transition) if transition.journal.is_empty() => return Ok(Decided::Nothing),
+            Ok(transition) => transition,
+            Err(refusal) => {
+                tracing::debug!(lead_id = self.lead_id(), %refusal, "an event had no use");
+                return Ok(Decided::Nothing);
+            }
+        };
+        let effects = match self.commit(transition).await {
+            Ok(effects) => effects,
+            Err(CommitError::Conflict) => {
+                self.services.counters.conflicted();
+                self.document = Document::Unread;
+                return Ok(Decided::Overtaken);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut decided = Decided::Written;
+        for effect in effects {
+            match effect {
+                Effect::SetTimer { at, generation } => self.services.timers.set(&self.key, at, generation).await?,
+                Effect::ClearTimer => self.services.timers.clear(&self.key).await?,
+                Effect::Send(attempt) => decided = Decided::Send(attempt),
+            }
+        }
+        Ok(decided)
+    }
+
+    async fn commit(&mut self, transition: Transition) -> Result<Vec<Effect>, CommitError> {
+        let Transition { lead, journal, effects } = transition;
+        let Document::Known(_, expected) = self.document else { return Err(CommitError::Conflict) };
+        let document = lead.to_json().map_err(|error| {
+            tracing::error!(%error, "a document cannot be written as JSON");
+            CommitError::Unavailable
+        })?;
+        let put = Put {
+            key: self.key.clone(),
+            expected,
+            document: document.into(),
+            next_action: lead.next_action(),
+            generation: lead.generation,
+            status: lead.status().name(),
+            token: rand::random(),
+        };
+        let lines = journal.iter().filter_map(|entry| journal_line(&lead, entry)).collect();
+        let revision = self.services.committer.commit(put, lines).await?;
+        for entry in &journal {
+            self.services.counters.count(entry);
+            tracing::info!(
+                lead_id = %lead.lead_id, sequence = entry.sequence, step = entry.step, attempt = entry.attempt,
+                event = ?entry.event, reason = entry.reason, "lead changed"
+            );
+        }
+        self.document = Document::Known(Some(lead), revision);
+        Ok(effects)
+    }
+
+    async fn set_timer_again(&mut self) -> Result<(), Interruption> {
+        let timers = Arc::clone(&self.services.timers);
+        let key = self.key.clone();
+        if let Some(lead) = self.lead().await?
+            && let Some(at) = lead.next_action()
+        {
+            timers.set(&key, at, lead.generation).await?;
+        }
+        Ok(())
+    }
+
+    /// The document, read if need be.
+    async fn lead(&mut self) -> Result<Option<&Lead>, StoreError> {
+        if matches!(self.document, Document::Unread) {
+            let (lead, revision) = self.services.store.load(&self.key).await?;
+            self.document = Document::Known(lead, revision);
+        }
+        match &self.document {
+            Document::Known(lead, _) => Ok(lead.as_ref()),
+            Document::Unread => Ok(None),
+        }
+    }
+
+    /// For logs: the key holds the address, the id says nothing of the person.
+    fn lead_id(&self) -> &str {
+        match &self.document {
+            Document::Known(Some(lead), _) => lead.lead_id.as_str(),
+            Document::Known(None, _) | Document::Unread => "not read",
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.services.clock.now()
+    }
+}
+
+/// What an enrolment needs now.
+enum DueAction {
+    /// Its step is due.
+    Step,
+    /// Its open attempt has no one who waits for the answer.
+    AnswerLost,
+    /// Another process may still be at it.
+    Wait(Timestamp),
+}
+
+impl Services {
+    /// The first enrolment that needs something now, and what.
+    fn due_action(&self, lead: &Lead) -> Option<(EnrolmentId, DueAction)> {
+        let now = self.clock.now();
+        lead.enrolments.iter().find_map(|enrolment| {
+            let action = match &enrolment.state {
+                State::Waiting { due, .. } if *due <= now => DueAction::Step,
+                // Ours, and yet we are here and not waiting for it: the actor that made the call has failed.
+                State::Sending { attempt, .. } if attempt.owner == self.owner || attempt.lost_at <= now => {
+                    DueAction::AnswerLost
+                }
+                State::Sending { attempt, .. } => DueAction::Wait(attempt.lost_at),
+                State::Waiting { .. }
+                | State::InDoubt { .. }
+                | State::Completed
+                | State::Parked { .. }
+                | State::Stopped { .. } => return None,
+            };
+            Some((enrolment.id(), action))
+        })
+    }
+
+    fn context(&self) -> Context {
+        Context { now: self.clock.now(), random: rand::random(), retry: self.retry }
+    }
+
+    async fn sequence_of(&self, enrolment: &Enrolment) -> Result<Option<Arc<Sequence>>, StoreError> {
+        self.sequences.version(&enrolment.sequence.name, enrolment.sequence.version).await
+    }
+
+    async fn call(&self, email: Email, attempt: &Attempt) -> Result<Outcome, NotRunning> {
+        // Half of the time is for the wait before the call, half for the call: an answer that still comes is never late.
+        let latest = attempt.started_at.plus(self.answer_within / 2);
+        self.provider.send(email, latest).await
+    }
+}
+
+fn compose(services: &Services, sequence: &Arc<Sequence>, lead: &Lead, enrolment: &Enrolment) -> Result<Email, String> {
+    let step = sequence
+        .steps
+        .get(enrolment.step)
+        .ok_or_else(|| format!("sequence `{}` version {} has no step {}", sequence.name, sequence.version, enrolment.step))?;
+    let key = send_key(&lead.lead_id, enrolment, &step.id);
+    services.composer.compose(sequence, enrolment.step, lead, &key).map_err(|error| error.to_string())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JournalLine<'a> {
+    lead_id: &'a LeadId,
+    generation: u64,
+    #[serde(flatten)]
+    entry: &'a Entry,
+}
+
+fn journal_line(lead: &Lead, entry: &Entry) -> Option<Bytes> {
+    match serde_json::to_vec(&JournalLine { lead_id: &lead.lead_id, generation: lead.generation, entry }) {
+        Ok(line) => Some(line.into()),
+        Err(error) => {
+            tracing::error!(lead_id = %lead.lead_id, %error, "a journal line cannot be written as JSON");
+            None
+        }
+    }
+}

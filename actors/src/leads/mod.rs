@@ -1,0 +1,318 @@
+//! The lead supervisor: brings a lead to work when there is something for it, restarts it with backoff when it fails,
+//! parks it after too many failures, and lets it go when it is idle.
+mod lead;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dripline_domain::{Arrival, LeadId, LeadKey, RetryPolicy, Sequence};
+use lead::{Arriving, LeadActor, LeadArguments, Work};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use crate::Chain;
+use crate::committer::Committer;
+use crate::counters::Counters;
+use crate::limiter::RateLimiter;
+use crate::ports::{Clock, Composer, Delivery, LeadStore, Rejected, Rejection, Sequences, Settle, Suppressions, Timers};
+use crate::provider::Provider;
+use crate::slot::{NotRunning, Slot};
+
+/// How often idle leads are looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// A failed lead is left alone so long after its first failure, twice as long after the second, and so on.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// A lead that has not failed for so long starts with a clean record.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
+
+/// Limits of the lead supervisor.
+#[derive(Debug, Clone, Copy)]
+pub struct LeadLimits {
+    /// So many leads hold their documents in memory; beyond it, idle ones are let go at once.
+    pub resident: usize,
+    /// An idle lead is let go after this.
+    pub idle: Duration,
+    /// After so many failures a lead is parked.
+    pub failures: u32,
+}
+
+/// Reaches the leads.
+#[derive(Clone)]
+pub struct Leads {
+    slot: Slot<Message>,
+}
+
+/// What every lead needs; shared.
+pub(crate) struct Services {
+    pub(crate) owner: String,
+    pub(crate) answer_within: Duration,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store: Arc<dyn LeadStore>,
+    pub(crate) timers: Arc<dyn Timers>,
+    pub(crate) suppressions: Arc<dyn Suppressions>,
+    pub(crate) sequences: Arc<dyn Sequences>,
+    pub(crate) composer: Arc<dyn Composer>,
+    pub(crate) rejected: Arc<dyn Rejected>,
+    pub(crate) committer: Committer,
+    pub(crate) limiter: RateLimiter,
+    pub(crate) provider: Provider,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) leads: Leads,
+    /// Stands in where an enrolment's sequence is gone: it has no steps.
+    pub(crate) no_sequence: Arc<Sequence>,
+}
+
+impl Services {
+    /// Keeps a message that cannot be processed; how to settle it then.
+    pub(crate) async fn reject(&self, rejection: Rejection) -> Settle {
+        tracing::warn!(
+            code = rejection.code, reason = rejection.reason, subject = rejection.subject,
+            "a message cannot be processed; it is kept in REJECTED"
+        );
+        match self.rejected.keep(rejection).await {
+            Ok(()) => {
+                self.counters.rejected();
+                Settle::Terminate
+            }
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "REJECTED is unavailable; the message will be delivered again");
+                Settle::Retry(Duration::from_secs(2))
+            }
+        }
+    }
+
+    fn finished(&self, key: &LeadKey) {
+        // Fails only when the supervisor is being restarted, and its leads with it.
+        let _ = self.leads.slot.cast("lead supervisor", Message::Finished(key.clone()));
+    }
+}
+
+impl Leads {
+    pub(crate) fn new() -> Self {
+        Self { slot: Slot::empty() }
+    }
+
+    /// Hands an arrival to its lead.
+    pub fn arrive(
+        &self,
+        key: LeadKey,
+        arrival: Arrival,
+        lead_id: LeadId,
+        sequence: Arc<Sequence>,
+        delivery: Delivery,
+    ) -> Result<(), NotRunning> {
+        let work = Work::Arrive(Box::new(Arriving { arrival, lead_id, sequence }));
+        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message { work, delivery }))
+    }
+
+    /// Hands a fired timer to its lead.
+    pub fn wake(&self, key: LeadKey, generation: u64, delivery: Delivery) -> Result<(), NotRunning> {
+        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message { work: Work::Wake(generation), delivery }))
+    }
+
+    pub(crate) fn actor(&self, services: Arc<Services>, limits: LeadLimits) -> (LeadsActor, LeadsArguments) {
+        (LeadsActor, LeadsArguments { slot: self.slot.clone(), services, limits })
+    }
+}
+
+/// What the lead supervisor is told.
+pub(crate) enum Message {
+    /// Something for a lead.
+    Deliver(LeadKey, lead::Message),
+    /// A lead has settled one message.
+    Finished(LeadKey),
+    /// Look for idle leads.
+    Tick,
+}
+
+pub(crate) struct LeadsActor;
+
+pub(crate) struct LeadsArguments {
+    slot: Slot<Message>,
+    services: Arc<Services>,
+    limits: LeadLimits,
+}
+
+pub(crate) struct LeadsState {
+    services: Arc<Services>,
+    limits: LeadLimits,
+    resident: HashMap<LeadKey, Resident>,
+    by_actor: HashMap<ActorId, LeadKey>,
+    /// Leads in the order they became idle, each with the number of its latest idleness: others are outdated.
+    idle: VecDeque<(LeadKey, u64)>,
+    failures: HashMap<LeadKey, Failures>,
+}
+
+struct Resident {
+    actor: ActorRef<lead::Message>,
+    /// Messages handed over and not settled.
+    pending: usize,
+    idle_since: Instant,
+    /// Counts how often it became idle.
+    idleness: u64,
+}
+
+struct Failures {
+    count: u32,
+    last: Instant,
+    reason: String,
+}
+
+impl Failures {
+    fn backoff_left(&self) -> Duration {
+        let backoff = FIRST_BACKOFF.saturating_mul(1 << self.count.saturating_sub(1).min(10));
+        backoff.saturating_sub(self.last.elapsed())
+    }
+}
+
+impl Actor for LeadsActor {
+    type Msg = Message;
+    type State = LeadsState;
+    type Arguments = LeadsArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        LeadsArguments { slot, services, limits }: LeadsArguments,
+    ) -> Result<LeadsState, ActorProcessingErr> {
+        slot.occupy(myself.clone());
+        myself.send_interval(TICK, || Message::Tick);
+        Ok(LeadsState {
+            services,
+            limits,
+            resident: HashMap::new(),
+            by_actor: HashMap::new(),
+            idle: VecDeque::new(),
+            failures: HashMap::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut LeadsState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Deliver(key, message) => state.deliver(&myself, key, message).await?,
+            Message::Finished(key) => state.finished(key),
+            Message::Tick => state.tick(),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut LeadsState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(cell, error) => state.failed(cell.get_id(), &error.to_string()),
+            SupervisionEvent::ActorTerminated(..)
+            | SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl LeadsState {
+    async fn deliver(
+        &mut self,
+        myself: &ActorRef<Message>,
+        key: LeadKey,
+        mut message: lead::Message,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(failures) = self.failures.get(&key) {
+            if failures.count > self.limits.failures {
+                // Even parking it failed: all that is left is to keep the message.
+                let rejection = Rejection::of("failed_repeatedly", failures.reason.clone(), &message.delivery);
+                let services = Arc::clone(&self.services);
+                tokio::spawn(async move { message.delivery.settle(services.reject(rejection).await) });
+                return Ok(());
+            }
+            if failures.count == self.limits.failures {
+                message.work = Work::Park(format!("its actor failed {} times; the last: {}", failures.count, failures.reason));
+            } else if !failures.backoff_left().is_zero() {
+                message.delivery.settle(Settle::Retry(failures.backoff_left()));
+                return Ok(());
+            }
+        }
+        if !self.resident.contains_key(&key) {
+            self.make_room();
+            let arguments = LeadArguments { key: key.clone(), services: Arc::clone(&self.services) };
+            let (actor, _) = Actor::spawn_linked(None, LeadActor, arguments, myself.get_cell()).await?;
+            self.by_actor.insert(actor.get_id(), key.clone());
+            let resident = Resident { actor, pending: 0, idle_since: Instant::now(), idleness: 0 };
+            self.resident.insert(key.clone(), resident);
+        }
+        if let Some(resident) = self.resident.get_mut(&key) {
+            resident.pending += 1;
+            // A lead that failed this very moment drops the message, and so asks for it again.
+            let _ = resident.actor.cast(message);
+        }
+        Ok(())
+    }
+
+    fn finished(&mut self, key: LeadKey) {
+        let Some(resident) = self.resident.get_mut(&key) else { return };
+        resident.pending = resident.pending.saturating_sub(1);
+        if resident.pending > 0 {
+            return;
+        }
+        if self.limits.idle.is_zero() {
+            self.let_go(&key);
+            return;
+        }
+        resident.idle_since = Instant::now();
+        resident.idleness += 1;
+        self.idle.push_back((key, resident.idleness));
+    }
+
+    fn failed(&mut self, actor: ActorId, reason: &str) {
+        let Some(key) = self.by_actor.remove(&actor) else { return };
+        self.resident.remove(&key);
+        self.services.counters.restarted();
+        let failures = self.failures.entry(key).or_insert(Failures { count: 0, last: Instant::now(), reason: String::new() });
+        failures.count += 1;
+        failures.last = Instant::now();
+        reason.clone_into(&mut failures.reason);
+        tracing::error!(reason, failures = failures.count, "a lead's actor failed; it is restarted with its next message");
+    }
+
+    fn make_room(&mut self) {
+        while self.resident.len() >= self.limits.resident {
+            let Some((key, idleness)) = self.idle.pop_front() else { return };
+            if self.is_idle_since(&key, idleness) {
+                self.let_go(&key);
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.failures.retain(|_, failures| failures.last.elapsed() < FORGIVEN_AFTER);
+        while let Some((key, idleness)) = self.idle.front() {
+            if self.is_idle_since(key, *idleness) {
+                if self.resident.get(key).is_some_and(|resident| resident.idle_since.elapsed() < self.limits.idle) {
+                    return;
+                }
+                let key = key.clone();
+                self.let_go(&key);
+            }
+            self.idle.pop_front();
+        }
+    }
+
+    fn is_idle_since(&self, key: &LeadKey, idleness: u64) -> bool {
+        self.resident.get(key).is_some_and(|resident| resident.pending == 0 && resident.idleness == idleness)
+    }
+
+    fn let_go(&mut self, key: &LeadKey) {
+        if let Some(resident) = self.resident.remove(key) {
+            self.by_actor.remove(&resident.actor.get_id());
+            resident.actor.stop(None);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+use std::borrow::Cow;
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+use sha2::Sha256;
+
+use crate::{Address, Enrolment, EnrolmentId, Profile, State, Timestamp};
+
+/// The version of the document's layout. A document with a higher one is left alone.
+pub const SCHEMA: u32 = 1;
+
+/// The document holds so many history entries, the newest; all of them are in the journal.
+pub const HISTORY_LIMIT: usize = 20;
+
+/// A person, by address, with every sequence they are in: the whole of what is known, in one document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lead {
+    /// Opaque; says nothing of the person.
+    pub lead_id: LeadId,
+    /// Whom to mail.
+    pub address: Address,
+    /// What the sources told.
+    pub profile: Profile,
+    /// Why this address must not be mailed, if it must not.
+    pub suppressed: Option<String>,
+    /// Grows each time the lead's next time is set anew: an older timer is recognised by it.
+    pub generation: u64,
+    /// When the first arrival was processed.
+    pub created_at: Timestamp,
+    /// In the order they began.
+    pub enrolments: Vec<Enrolment>,
+    /// The newest entries, oldest first; at most [`HISTORY_LIMIT`].
+    pub history: Vec<Entry>,
+}
+
+/// A lead's opaque id: `ld_` and 32 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeadId(String);
+
+impl LeadId {
+    /// The id of this address under this installation's key: whoever has the key can compute it, nobody can read the
+    /// address from it. HMAC-SHA-256, cut to 128 bits.
+    pub fn derive(key: &[u8], address: &Address) -> Self {
+        // HMAC takes a key of any length (RFC 2104 §3), so the error arm cannot be reached; an empty MAC key is as
+        // good as the empty key then.
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&hmac::digest::Key::<Hmac<Sha256>>::default()));
+        mac.update(address.as_str().as_bytes());
+        Self(format!("ld_{}", hex(&mac.finalize().into_bytes()[..16])))
+    }
+
+    /// The id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LeadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Names one arrival for good: its place in the queue and the time the queue took it. A redelivery has the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ArrivalId(String);
+
+impl ArrivalId {
+    /// From a message's stream sequence and the time its stream took it. The time tells a stream from one that was
+    /// made anew and counts from 1 again.
+    pub fn new(sequence: u64, published: Timestamp) -> Self {
+        Self(format!("{sequence}@{}", published.as_millis()))
+    }
+}
+
+/// Where a lead is, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum LeadStatus {
+    /// Waits for its first email.
+    New,
+    /// Has had at least one email and waits for the next.
+    Active,
+    /// An email is being sent.
+    Sending,
+    /// The answer to an attempt was lost.
+    InDoubt,
+    /// An enrolment cannot go on by itself.
+    Parked,
+    /// Every enrolment ended.
+    Completed,
+    /// Must not be mailed.
+    Suppressed,
+}
+
+impl LeadStatus {
+    /// As in the document and its header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "NEW",
+            Self::Active => "ACTIVE",
+            Self::Sending => "SENDING",
+            Self::InDoubt => "IN_DOUBT",
+            Self::Parked => "PARKED",
+            Self::Completed => "COMPLETED",
+            Self::Suppressed => "SUPPRESSED",
+        }
+    }
+}
+
+/// Something that happened to a lead. A line of the journal, and of the document's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// When.
+    pub timestamp: Timestamp,
+    /// What.
+    pub event: What,
+    /// In which sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<String>,
+    /// At which version of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// At which step, by its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Which attempt at the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// The provider's id of the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When the next try is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// The kinds of [`Entry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// Began a sequence.
+    Enrolled,
+    /// Arrived again, and the sequence says that this changes nothing but the profile.
+    ArrivedAgain,
+    /// Arrived, but must not be mailed.
+    NotEnrolled,
+    /// The intent to send was written. In the journal only: the document shows it as the open attempt.
+    Sending,
+    /// The provider took the email.
+    Sent,
+    /// Try again: the provider was too fast for us.
+    RateLimited,
+    /// Try again: a passing failure.
+    Retrying,
+    /// Try again: the provider refuses everything until its configuration is mended.
+    Misconfigured,
+    /// The answer to an attempt was lost.
+    InDoubt,
+    /// Cannot go on by itself.
+    Parked,
+    /// The last step was sent.
+    Completed,
+    /// Ended: must not be mailed.
+    Suppressed,
+    /// Ended: arrived again, and began anew.
+    Restarted,
+}
+
+impl Lead {
+    /// Where it is, in one word: what most needs a person's eye comes first.
+    pub fn status(&self) -> LeadStatus {
+        if self.suppressed.is_some() {
+            return LeadStatus::Suppressed;
+        }
+        let any = |of: fn(&State) -> bool| self.enrolments.iter().any(|enrolment| of(&enrolment.state));
+        if any(|state| matches!(state, State::InDoubt { .. })) {
+            LeadStatus::InDoubt
+        } else if any(|state| matches!(state, State::Parked { .. })) {
+            LeadStatus::Parked
+        } else if any(|state| matches!(state, State::Sending { .. })) {
+            LeadStatus::Sending
+        } else if !any(|state| matches!(state, State::Waiting { .. })) {
+            LeadStatus::Completed
+        } else if self.enrolments.iter().all(|enrolment| enrolment.step == 0) {
+            LeadStatus::New
+        } else {
+            LeadStatus::Active
+        }
+    }
+
+    /// One of its enrolments.
+    pub fn enrolment(&self, id: &EnrolmentId) -> Option<&Enrolment> {
+        self.enrolments.iter().find(|enrolment| enrolment.is(id))
+    }
+
+    /// When it needs us next; none when it waits for nothing.
+    pub fn next_action(&self) -> Option<Timestamp> {
+        self.enrolments.iter().filter_map(|enrolment| enrolment.state.next_action()).min()
+    }
+
+    /// The document of this lead, as it is stored.
+    ///
+    /// # Errors
+    /// Never for a lead of ours; serde's signature.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+
+    /// Reads a stored document.
+    ///
+    /// # Errors
+    /// Not JSON, not of our layout, or of a newer one.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+/// The stored layout: flat, in the order a person reads.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    schema: u32,
+    lead_id: Cow<'a, LeadId>,
+    email: Cow<'a, Address>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_name: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_name: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    phone: Option<Cow<'a, str>>,
+    // Derived; written for people, not read back.
+    #[serde(skip_deserializing)]
+    status: &'a str,
+    #[serde(skip_deserializing)]
+    next_action_timestamp: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    suppressed: Option<Cow<'a, str>>,
+    generation: u64,
+    created_at: Timestamp,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    attributes: Cow<'a, Map<String, Value>>,
+    enrollments: Cow<'a, [Enrolment]>,
+    history: Cow<'a, [Entry]>,
+}
+
+fn is_empty(attributes: &Cow<'_, Map<String, Value>>) -> bool {
+    attributes.is_empty()
+}
+
+impl Serialize for Lead {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Document {
+            schema: SCHEMA,
+            lead_id: Cow::Borrowed(&self.lead_id),
+            email: Cow::Borrowed(&self.address),
+            first_name: self.profile.first_name.as_deref().map(Cow::Borrowed),
+            last_name: self.profile.last_name.as_deref().map(Cow::Borrowed),
+            phone: self.profile.phone.as_deref().map(Cow::Borrowed),
+            status: self.status().name(),
+            next_action_timestamp: self.next_action(),
+            suppressed: self.suppressed.as_deref().map(Cow::Borrowed),
+            generation: self.generation,
+            created_at: self.created_at,
+            attributes: Cow::Borrowed(&self.profile.attributes),
+            enrollments: Cow::Borrowed(&self.enrolments),
+            history: Cow::Borrowed(&self.history),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lead {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let document = Document::deserialize(deserializer)?;
+        if document.schema > SCHEMA {
+            return Err(serde::de::Error::custom(format!(
+                "the document has schema {}, this version reads up to {SCHEMA}: upgrade dripline",
+                document.schema
+            )));
+        }
+        Ok(Self {
+            lead_id: document.lead_id.into_owned(),
+            address: document.email.into_owned(),
+            profile: Profile {
+                first_name: document.first_name.map(Cow::into_owned),
+                last_name: document.last_name.map(Cow::into_owned),
+                phone: document.phone.map(Cow::into_owned),
+                attributes: document.attributes.into_owned(),
+            },
+            suppressed: document.suppressed.map(Cow::into_owned),
+            generation: document.generation,
+            created_at: document.created_at,
+            enrolments: document.enrollments.into_owned(),
+            history: document.history.into_owned(),
+        })
+    }
+}

@@ -1,0 +1,528 @@
+//! The one place that decides: `(lead, event, context) → (lead, effects)`.
+//!
+//! Every state answers every event; there is no catch-all arm, so a new event does not compile until each state says
+//! what it does with it. What a state cannot do is a typed [`Refusal`], and changes nothing.
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::lead::hex;
+use crate::{
+    Arrival, ArrivalId, Attempt, Enrolment, EnrolmentId, Entry, HISTORY_LIMIT, Lead, LeadId, Outcome, Reentry, RetryPolicy, Sequence,
+    SequenceRef, State, StopReason, Timestamp, What,
+};
+
+/// So many ended enrolments that a later one of the same sequence followed stay in a document, the newest; older ones
+/// are in the journal.
+const ENDED_LIMIT: usize = 20;
+
+/// What a decision may depend on besides the lead.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    /// The time of the decision.
+    pub now: Timestamp,
+    /// A random number in `[0, 1)`, for jitter.
+    pub random: f64,
+    /// When failed attempts are tried again.
+    pub retry: RetryPolicy,
+}
+
+/// What happens to a lead.
+#[derive(Debug, Clone)]
+pub enum Event<'a> {
+    /// A source handed it in.
+    Arrived {
+        /// Cleaned.
+        arrival: Arrival,
+        /// Which arrival.
+        id: ArrivalId,
+        /// The id a new lead gets.
+        lead_id: LeadId,
+        /// The sequence it enters.
+        sequence: &'a Sequence,
+        /// Why the address must not be mailed, if it must not.
+        suppressed: Option<String>,
+    },
+    /// The address must not be mailed any more; the reason.
+    Suppressed(String),
+    /// Something about the step one enrolment is at.
+    Step {
+        /// Which enrolment.
+        enrolment: EnrolmentId,
+        /// Its sequence, at its version.
+        sequence: &'a Sequence,
+        /// What.
+        event: StepEvent,
+    },
+}
+
+/// What happens to the step an enrolment is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepEvent {
+    /// Its time has come and a permit was given: write the intent.
+    Begin {
+        /// The engine process that will call the provider.
+        owner: String,
+        /// So long after now an answer counts as lost.
+        answer_within: Duration,
+    },
+    /// The provider answered an attempt, or did not.
+    Answered {
+        /// Which step of which enrolment.
+        send_key: String,
+        /// Which attempt at it.
+        attempt: u32,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// The process that held the open attempt is gone, or was silent for too long.
+    AnswerLost,
+    /// It cannot go on by itself, for this reason.
+    Fail(String),
+}
+
+/// What must be done once the new state is on disk, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Call the provider: this attempt is now on disk.
+    Send(Attempt),
+    /// Set the lead's one timer, in place of any earlier one.
+    SetTimer {
+        /// When.
+        at: Timestamp,
+        /// The lead's generation, by which the timer is known when it fires.
+        generation: u64,
+    },
+    /// The lead waits for nothing any more.
+    ClearTimer,
+}
+
+/// A decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Transition {
+    /// The lead's next state.
+    pub lead: Lead,
+    /// What the journal says of it. Empty when nothing changed: then there is nothing to write.
+    pub journal: Vec<Entry>,
+    /// What must be done once `lead` is on disk.
+    pub effects: Vec<Effect>,
+}
+
+/// An event that a state has no use for. Nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The time of the step has not come.
+    #[error("not due before {0}")]
+    NotDue(Timestamp),
+    /// An attempt is open, or its answer is in doubt: no second one beside it.
+    #[error("an attempt is open")]
+    AttemptOpen,
+    /// No attempt is open that this could be the answer to.
+    #[error("no such attempt is open")]
+    NoSuchAttempt,
+    /// The enrolment has ended, is parked, or there is none at that place.
+    #[error("the enrolment does not go on")]
+    Ended,
+    /// There is no document of this lead.
+    #[error("no such lead")]
+    NoSuchLead,
+}
+
+/// Names one step of one enrolment of one lead: the same on every attempt, in every process.
+/// SHA-256 over the parts, cut to 128 bits, in hexadecimal.
+pub fn send_key(lead: &LeadId, enrolment: &Enrolment, step: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [lead.as_str(), &enrolment.sequence.name, step] {
+        // Lengths keep ("ab", "c") and ("a", "bc") apart.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.update(enrolment.sequence.version.to_be_bytes());
+    hash.update(enrolment.number.to_be_bytes());
+    hex(&hash.finalize()[..16])
+}
+
+/// Decides what an event makes of a lead; none is a lead that has no document yet.
+///
+/// # Errors
+/// The state has no use for the event; nothing changed.
+pub fn transition(lead: Option<&Lead>, event: Event<'_>, context: &Context) -> Result<Transition, Refusal> {
+    match event {
+        Event::Arrived { arrival, id, lead_id, sequence, suppressed } => {
+            let (lead, is_new) = match lead {
+                Some(lead) => (lead.clone(), false),
+                None => (new_lead(&arrival, lead_id, context.now), true),
+            };
+            Ok(arrive(Change::of(lead, context), arrival, id, sequence, suppressed, is_new))
+        }
+        Event::Suppressed(reason) => Ok(suppress(Change::of(lead.ok_or(Refusal::NoSuchLead)?.clone(), context), reason)),
+        Event::Step { enrolment, sequence, event } => {
+            let lead = lead.ok_or(Refusal::NoSuchLead)?;
+            let place = lead.enrolments.iter().position(|it| it.is(&enrolment)).ok_or(Refusal::Ended)?;
+            let step = decide_step(&lead.enrolments[place].state, event, context)?;
+            Ok(Change::of(lead.clone(), context).apply(place, sequence, step))
+        }
+    }
+}
+
+/// What an event makes of the step an enrolment is at.
+enum Step {
+    /// Write the intent of attempt `attempt`, then call.
+    Send { attempt: u32, failures: u32, owner: String, answer_within: Duration },
+    /// The email is out: go to the next step.
+    Sent { attempt: u32, message_id: String },
+    /// The email went out, but the enrolment had ended meanwhile.
+    SentLate { reason: StopReason, attempt: u32, message_id: String },
+    /// Nothing went out, and the enrolment had ended meanwhile.
+    UnsentLate { reason: StopReason },
+    /// Another try at `due`.
+    Again { due: Timestamp, attempts: u32, failures: u32, what: What, reason: Option<String> },
+    /// Nobody knows whether the email is out.
+    Doubt { attempt: Attempt, failures: u32, reason: String },
+    /// An operator must look.
+    Park { reason: String },
+}
+
+fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Step, Refusal> {
+    match (state, event) {
+        (State::Waiting { due, .. }, StepEvent::Begin { .. }) if context.now < *due => Err(Refusal::NotDue(*due)),
+        (State::Waiting { attempts, failures, .. }, StepEvent::Begin { owner, answer_within }) => {
+            Ok(Step::Send { attempt: attempts + 1, failures: *failures, owner, answer_within })
+        }
+        (State::Waiting { .. }, StepEvent::Answered { .. } | StepEvent::AnswerLost) => Err(Refusal::NoSuchAttempt),
+        (State::Waiting { .. }, StepEvent::Fail(reason)) => Ok(Step::Park { reason }),
+
+        (State::Sending { .. } | State::InDoubt { .. }, StepEvent::Begin { .. }) => Err(Refusal::AttemptOpen),
+        (
+            State::Sending { attempt, failures } | State::InDoubt { attempt, failures, .. },
+            StepEvent::Answered { send_key, attempt: answered, outcome },
+        ) => {
+            if attempt.is(&send_key, answered) {
+                Ok(settle(attempt, *failures, outcome, context))
+            } else {
+                Err(Refusal::NoSuchAttempt)
+            }
+        }
+        (State::Sending { attempt, failures }, StepEvent::AnswerLost) => Ok(Step::Doubt {
+            attempt: attempt.clone(),
+            failures: *failures,
+            reason: "the process that made the call ended before its answer was written".to_owned(),
+        }),
+        // The call may be out: whatever failed since, that stays the most important thing to know.
+        (State::Sending { attempt, failures }, StepEvent::Fail(reason)) => {
+            Ok(Step::Doubt { attempt: attempt.clone(), failures: *failures, reason })
+        }
+        (State::InDoubt { .. }, StepEvent::AnswerLost | StepEvent::Fail(_)) => Err(Refusal::AttemptOpen),
+
+        (
+            State::Stopped { reason, attempt: Some(attempt) },
+            StepEvent::Answered { send_key, attempt: answered, outcome },
+        ) if attempt.is(&send_key, answered) => Ok(match outcome {
+            Outcome::Accepted { message_id } => {
+                Step::SentLate { reason: reason.clone(), attempt: answered, message_id }
+            }
+            Outcome::RateLimited { .. }
+            | Outcome::Transient { .. }
+            | Outcome::Refused { .. }
+            | Outcome::Misconfigured { .. }
+            | Outcome::Unknown { .. } => Step::UnsentLate { reason: reason.clone() },
+        }),
+        (
+            State::Completed | State::Parked { .. } | State::Stopped { .. },
+            StepEvent::Begin { .. } | StepEvent::Answered { .. } | StepEvent::AnswerLost | StepEvent::Fail(_),
+        ) => Err(Refusal::Ended),
+    }
+}
+
+/// What an answer makes of the attempt it belongs to.
+fn settle(attempt: &Attempt, failures: u32, outcome: Outcome, context: &Context) -> Step {
+    let attempts = attempt.number;
+    let again = |due, failures, what, reason| Step::Again { due, attempts, failures, what, reason };
+    match outcome {
+        Outcome::Accepted { message_id } => Step::Sent { attempt: attempts, message_id },
+        Outcome::RateLimited { until } => {
+            // Jitter, so that all who met the limit together do not come back together.
+            let jitter = context.retry.delay(1, context.random);
+            let due = until.unwrap_or(context.now).max(context.now).plus(jitter);
+            again(due, failures, What::RateLimited, None)
+        }
+        Outcome::Transient { reason } => {
+            let failures = failures + 1;
+            if context.retry.exhausted(failures) {
+                return Step::Park { reason: format!("gave up after {failures} failures; the last: {reason}") };
+            }
+            let due = context.now.plus(context.retry.delay(failures, context.random));
+            again(due, failures, What::Retrying, Some(reason))
+        }
+        Outcome::Refused { reason } => Step::Park { reason: format!("the provider refused it: {reason}") },
+        // Nothing is wrong with this lead: it waits as long as it takes.
+        Outcome::Misconfigured { reason } => {
+            let due = context.now.plus(context.retry.delay(failures + 1, context.random));
+            again(due, failures, What::Misconfigured, Some(reason))
+        }
+        Outcome::Unknown { reason } => Step::Doubt { attempt: attempt.clone(), failures, reason },
+    }
+}
+
+fn new_lead(arrival: &Arrival, lead_id: LeadId, now: Timestamp) -> Lead {
+    Lead {
+        lead_id,
+        address: arrival.address.clone(),
+        profile: arrival.profile.clone(),
+        suppressed: None,
+        generation: 0,
+        created_at: now,
+        enrolments: Vec::new(),
+        history: Vec::new(),
+    }
+}
+
+fn arrive(
+    mut change: Change<'_>,
+    arrival: Arrival,
+    id: ArrivalId,
+    sequence: &Sequence,
+    suppressed: Option<String>,
+    is_new: bool,
+) -> Transition {
+    let merged = !is_new && change.lead.profile.merge(arrival.profile);
+    let here = |change: &Change<'_>, what| Entry {
+        sequence: Some(sequence.name.clone()),
+        version: Some(sequence.version),
+        ..change.entry(what)
+    };
+    if let Some(reason) = change.lead.suppressed.clone().or(suppressed) {
+        let entry = Entry { reason: Some(reason.clone()), ..here(&change, What::NotEnrolled) };
+        if change.lead.suppressed.is_none() {
+            change.suppress(reason);
+        }
+        change.log(entry);
+        return change.done();
+    }
+    let earlier: Vec<_> =
+        change.lead.enrolments.iter().filter(|enrolment| enrolment.sequence.name == sequence.name).collect();
+    if earlier.iter().any(|enrolment| enrolment.arrival == id) {
+        // Delivered again: all that it had to do is on disk.
+        return change.done();
+    }
+    let under_way = earlier.iter().any(|enrolment| !enrolment.state.is_terminal());
+    let newest = earlier.iter().map(|enrolment| enrolment.began).max();
+    let number = earlier.iter().map(|enrolment| enrolment.number).max().unwrap_or(0) + 1;
+    let begins = match (sequence.reentry, newest) {
+        (_, None) | (Reentry::Restart, Some(_)) => true,
+        (Reentry::Ignore, Some(_)) => false,
+        (Reentry::After(pause), Some(began)) => !under_way && change.context.now >= began.plus(pause),
+    };
+    if !begins {
+        if merged {
+            let entry = here(&change, What::ArrivedAgain);
+            change.log(entry);
+        }
+        return change.done();
+    }
+    change.stop(What::Restarted, |enrolment| {
+        (enrolment.sequence.name == sequence.name).then_some(StopReason::Restarted)
+    });
+    let delay = sequence.steps.first().map_or(Duration::ZERO, |step| step.after);
+    let entry = here(&change, What::Enrolled);
+    change.log(entry);
+    change.lead.enrolments.push(Enrolment {
+        sequence: SequenceRef { name: sequence.name.clone(), version: sequence.version },
+        number,
+        arrival: id,
+        began: change.context.now,
+        step: 0,
+        generation: 0,
+        state: State::Waiting { due: change.context.now.plus(delay), attempts: 0, failures: 0 },
+    });
+    let place = change.lead.enrolments.len() - 1;
+    change.rescheduled(place);
+    change.forget_oldest_ended();
+    change.done()
+}
+
+fn suppress(mut change: Change<'_>, reason: String) -> Transition {
+    if change.lead.suppressed.is_none() {
+        let entry = Entry { reason: Some(reason.clone()), ..change.entry(What::Suppressed) };
+        change.suppress(reason);
+        change.log(entry);
+    }
+    change.done()
+}
+
+/// A lead on its way to its next state.
+struct Change<'a> {
+    lead: Lead,
+    context: &'a Context,
+    next_before: Option<Timestamp>,
+    generation_before: u64,
+    journal: Vec<Entry>,
+    effects: Vec<Effect>,
+}
+
+impl<'a> Change<'a> {
+    fn of(lead: Lead, context: &'a Context) -> Self {
+        Self {
+            next_before: lead.next_action(),
+            generation_before: lead.generation,
+            lead,
+            context,
+            journal: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    fn apply(mut self, place: usize, sequence: &Sequence, step: Step) -> Transition {
+        let enrolment = &self.lead.enrolments[place];
+        let step_id = sequence.steps.get(enrolment.step).map(|step| step.id.clone()).unwrap_or_default();
+        let here = |what, attempt| Entry {
+            sequence: Some(enrolment.sequence.name.clone()),
+            version: Some(enrolment.sequence.version),
+            step: Some(step_id.clone()),
+            attempt,
+            ..self.entry(what)
+        };
+        match step {
+            Step::Send { attempt, failures, owner, answer_within } => {
+                let entry = here(What::Sending, Some(attempt));
+                let attempt = Attempt {
+                    send_key: send_key(&self.lead.lead_id, enrolment, &step_id),
+                    number: attempt,
+                    started_at: self.context.now,
+                    lost_at: self.context.now.plus(answer_within),
+                    owner,
+                };
+                self.effects.push(Effect::Send(attempt.clone()));
+                self.journal.push(entry);
+                // The timer that brought us here is still ours to answer for: no new one, no new generation.
+                self.lead.enrolments[place].state = State::Sending { attempt, failures };
+            }
+            Step::Sent { attempt, message_id } => {
+                let entry = Entry { message_id: Some(message_id), ..here(What::Sent, Some(attempt)) };
+                let completed = Entry { step: None, ..here(What::Completed, None) };
+                self.log(entry);
+                let next = self.lead.enrolments[place].step + 1;
+                self.lead.enrolments[place].step = next;
+                // Counted from the actual sending: an outage never makes two emails arrive together.
+                if let Some(step) = sequence.steps.get(next) {
+                    let due = self.context.now.plus(step.after);
+                    self.enter(place, State::Waiting { due, attempts: 0, failures: 0 });
+                } else {
+                    self.log(completed);
+                    self.enter(place, State::Completed);
+                }
+            }
+            Step::SentLate { reason, attempt, message_id } => {
+                let entry = Entry { message_id: Some(message_id), ..here(What::Sent, Some(attempt)) };
+                self.log(entry);
+                self.enter(place, State::Stopped { reason, attempt: None });
+            }
+            Step::UnsentLate { reason } => {
+                let entry = here(What::Retrying, None);
+                self.journal.push(Entry { reason: Some("ended meanwhile: no further try".to_owned()), ..entry });
+                self.enter(place, State::Stopped { reason, attempt: None });
+            }
+            Step::Again { due, attempts, failures, what, reason } => {
+                let entry = Entry { reason, until: Some(due), ..here(what, Some(attempts)) };
+                self.log(entry);
+                self.enter(place, State::Waiting { due, attempts, failures });
+            }
+            Step::Doubt { attempt, failures, reason } => {
+                let entry = Entry { reason: Some(reason.clone()), ..here(What::InDoubt, Some(attempt.number)) };
+                self.log(entry);
+                self.enter(place, State::InDoubt { attempt, failures, reason });
+            }
+            Step::Park { reason } => {
+                let entry = Entry { reason: Some(reason.clone()), ..here(What::Parked, None) };
+                self.log(entry);
+                self.enter(place, State::Parked { reason });
+            }
+        }
+        self.done()
+    }
+
+    fn entry(&self, what: What) -> Entry {
+        Entry {
+            timestamp: self.context.now,
+            event: what,
+            sequence: None,
+            version: None,
+            step: None,
+            attempt: None,
+            message_id: None,
+            reason: None,
+            until: None,
+        }
+    }
+
+    fn log(&mut self, entry: Entry) {
+        self.journal.push(entry.clone());
+        self.lead.history.push(entry);
+        let surplus = self.lead.history.len().saturating_sub(HISTORY_LIMIT);
+        self.lead.history.drain(..surplus);
+    }
+
+    fn suppress(&mut self, reason: String) {
+        self.stop(What::Suppressed, |_| Some(StopReason::Suppressed(reason.clone())));
+        self.lead.suppressed = Some(reason);
+    }
+
+    /// Stops every enrolment that is not at its end and for which there is a reason.
+    fn stop(&mut self, what: What, reason: impl Fn(&Enrolment) -> Option<StopReason>) {
+        for place in 0..self.lead.enrolments.len() {
+            let enrolment = &self.lead.enrolments[place];
+            let Some(reason) = reason(enrolment) else { continue };
+            let attempt = match &enrolment.state {
+                State::Completed | State::Stopped { .. } => continue,
+                State::Waiting { .. } | State::Parked { .. } => None,
+                State::Sending { attempt, .. } | State::InDoubt { attempt, .. } => Some(attempt.clone()),
+            };
+            let entry = Entry {
+                sequence: Some(enrolment.sequence.name.clone()),
+                version: Some(enrolment.sequence.version),
+                reason: match &reason {
+                    StopReason::Suppressed(reason) => Some(reason.clone()),
+                    StopReason::Restarted => None,
+                },
+                ..self.entry(what)
+            };
+            self.log(entry);
+            self.enter(place, State::Stopped { reason, attempt });
+        }
+    }
+
+    fn enter(&mut self, place: usize, state: State) {
+        self.lead.enrolments[place].state = state;
+        self.rescheduled(place);
+    }
+
+    fn rescheduled(&mut self, place: usize) {
+        self.lead.generation += 1;
+        self.lead.enrolments[place].generation = self.lead.generation;
+    }
+
+    /// Forgets the oldest ended enrolments, but never the newest of a sequence: by it a second arrival is known.
+    fn forget_oldest_ended(&mut self) {
+        let enrolments = &self.lead.enrolments;
+        let superseded = |place: usize| {
+            enrolments[place].state.is_terminal()
+                && enrolments[place + 1..].iter().any(|later| later.sequence.name == enrolments[place].sequence.name)
+        };
+        let forgettable: Vec<_> = (0..enrolments.len()).filter(|&place| superseded(place)).collect();
+        let surplus = forgettable.len().saturating_sub(ENDED_LIMIT);
+        for &place in forgettable[..surplus].iter().rev() {
+            self.lead.enrolments.remove(place);
+        }
+    }
+
+    fn done(mut self) -> Transition {
+        if self.lead.generation != self.generation_before {
+            match self.lead.next_action() {
+                Some(at) => self.effects.push(Effect::SetTimer { at, generation: self.lead.generation }),
+                None if self.next_before.is_some() => self.effects.push(Effect::ClearTimer),
+                None => {}
+            }
+        }
+        Transition { lead: self.lead, journal: self.journal, effects: self.effects }
+    }
+}

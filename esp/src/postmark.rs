@@ -1,0 +1,153 @@
+//! Postmark, by its email API.
+//!
+//! <https://postmarkapp.com/developer/api/email-api>
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dripline_actors::ports::Esp;
+use dripline_domain::{Email, Outcome};
+use reqwest::header::{ACCEPT, HeaderName};
+use serde::{Deserialize, Serialize};
+
+use crate::http::{Answer, Endpoint, Http, Ids, headers, text};
+use crate::{BuildError, Secret};
+
+/// `[esp.postmark]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `https://api.postmarkapp.com`
+    pub base_url: String,
+    /// Of the server (Postmark's word for a project), not of the account.
+    pub server_token: Secret,
+    /// `outbound` is the transactional stream every server has. Bulk mail belongs into a broadcast stream.
+    pub message_stream: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            base_url: "https://api.postmarkapp.com".to_owned(),
+            server_token: Secret::default(),
+            message_stream: "outbound".to_owned(),
+        }
+    }
+}
+
+/// `POST /email`.
+///
+/// Accepted is 200 with `ErrorCode` 0 and a `MessageID`. Our `Message-ID` stays only beside `X-PM-KeepID: true`. There
+/// is no idempotency key, but what was taken can be found by our `send_key` in its metadata.
+pub struct Postmark {
+    http: Http,
+    message_stream: String,
+}
+
+impl Postmark {
+    /// `timeout` is for a whole call; `connections` is the most calls in flight.
+    ///
+    /// # Errors
+    /// No server token, an unusable URL, no CA certificates.
+    pub fn new(config: &Config, timeout: Duration, connections: usize) -> Result<Self, BuildError> {
+        let token = BuildError::unless_set(config.server_token.expose(), "esp.postmark.server_token")?;
+        let message_stream = BuildError::unless_set(&config.message_stream, "esp.postmark.message_stream")?;
+        let http = Http::new(Endpoint {
+            vendor: "Postmark",
+            setting: "esp.postmark.base_url",
+            base_url: &config.base_url,
+            path: "/email",
+            header: HeaderName::from_static("x-postmark-server-token"),
+            credentials: token,
+            credentials_setting: "esp.postmark.server_token",
+            timeout,
+            connections,
+        })?;
+        Ok(Self { http, message_stream: message_stream.to_owned() })
+    }
+}
+
+#[async_trait]
+impl Esp for Postmark {
+    fn name(&self) -> &'static str {
+        "postmark"
+    }
+
+    async fn send(&self, email: &Email) -> Outcome {
+        let keep_id = ("X-PM-KeepID", "true");
+        let message = Message {
+            from: &email.from,
+            to: email.to.as_str(),
+            reply_to: email.reply_to.as_deref(),
+            subject: &email.subject,
+            tag: &email.sequence,
+            text_body: text(email),
+            html_body: email.html.as_deref(),
+            headers: headers(email).chain([keep_id]).map(|(name, value)| Header { name, value }).collect(),
+            metadata: Ids::of(email),
+            message_stream: &self.message_stream,
+        };
+        // Without `Accept`, errors come as HTML.
+        let request = self.http.post().header(ACCEPT, "application/json").json(&message);
+        match self.http.call(request, &email.to).await {
+            Ok(answer) => outcome(&answer, email),
+            Err(outcome) => outcome,
+        }
+    }
+}
+
+/// By `ErrorCode`, <https://postmarkapp.com/developer/api/overview#error-codes>; by status where there is none.
+fn outcome(answer: &Answer, email: &Email) -> Outcome {
+    let told = answer.json::<Told>();
+    let reason = answer.reason(told.as_ref().map(|told| told.message.as_str()), &email.to);
+    let code = told.as_ref().map_or(0, |told| told.error_code);
+    match (code, told) {
+        (0, Some(Told { message_id: Some(message_id), .. })) if answer.status.as_u16() == 200 => {
+            Outcome::Accepted { message_id }
+        }
+        (100, _) => Outcome::Transient { reason },
+        (406, _) => Outcome::Refused { reason },
+        (429, _) => Outcome::RateLimited { until: answer.until() },
+        // Token; sender signature; credit; account pending, or barred; message stream unknown or archived.
+        (10 | 400 | 401 | 405 | 412 | 413 | 1220..=1239, _) => Outcome::Misconfigured { reason },
+        // `Invalid 'From' address: …`
+        (300, Some(told)) if told.message.contains("'From'") => Outcome::Misconfigured { reason },
+        // Of 500, and of no other provider's, the vendor says only that "in most cases the message is lost".
+        _ if answer.status.as_u16() == 500 => Outcome::Unknown { reason },
+        _ => answer.by_status(reason),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Message<'a> {
+    from: &'a str,
+    to: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to: Option<&'a str>,
+    subject: &'a str,
+    tag: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_body: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    html_body: Option<&'a str>,
+    headers: Vec<Header<'a>>,
+    metadata: Ids<'a>,
+    message_stream: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Header<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Told {
+    error_code: u32,
+    #[serde(default)]
+    message: String,
+    #[serde(rename = "MessageID")]
+    message_id: Option<String>,
+}

@@ -1,0 +1,60 @@
+//! Each provider's documented request, and what its answers mean, over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod http_server;
+mod losses;
+mod mailgun;
+mod outbox;
+mod postmark;
+mod resend;
+mod sendgrid;
+mod smtp;
+mod smtp_server;
+
+use std::time::Duration;
+
+use dripline_domain::{Address, Email, Outcome};
+
+/// Long enough for a local answer, on a busy machine too.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The second email of a sequence, with everything that an email can have.
+fn email() -> Email {
+    Email {
+        from: "Acme Team <team@acme.example>".to_owned(),
+        to: Address::parse("jane@example.com").unwrap(),
+        reply_to: Some("help@acme.example".to_owned()),
+        subject: "Jane, welcome – day 2".to_owned(),
+        html: Some("<p>Hello Jane &amp; co</p>".to_owned()),
+        text: "Hello Jane & co".to_owned(),
+        headers: vec![
+            ("List-Unsubscribe".to_owned(), "<https://acme.example/u?t=abc>".to_owned()),
+            ("List-Unsubscribe-Post".to_owned(), "List-Unsubscribe=One-Click".to_owned()),
+        ],
+        message_id: "<5f2c91@acme.example>".to_owned(),
+        send_key: "5f2c91".to_owned(),
+        lead_id: "ld_0123456789abcdef0123456789abcdef".to_owned(),
+        sequence: "welcome".to_owned(),
+        version: 3,
+        step: "day-2".to_owned(),
+    }
+}
+
+/// An outcome in one line, for tables: its name, and an accepted email's id.
+fn told(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Accepted { message_id } => format!("accepted {message_id}"),
+        other => other.name().to_owned(),
+    }
+}
+
+/// The reason, where there is one.
+fn reason(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Transient { reason }
+        | Outcome::Refused { reason }
+        | Outcome::Misconfigured { reason }
+        | Outcome::Unknown { reason } => reason,
+        Outcome::Accepted { .. } | Outcome::RateLimited { .. } => "",
+    }
+}

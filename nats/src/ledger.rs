@@ -1,0 +1,118 @@
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::stream::Stream;
+use async_trait::async_trait;
+use dripline_actors::ports::{Ledger, Scanned, StoreError};
+use dripline_domain::{LeadKey, Timestamp};
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use tokio::sync::{Mutex, watch};
+
+use crate::store::{GENERATION_HEADER, KV_OPERATION, NEXT_HEADER};
+use crate::topology::{LEADS_BUCKET_SUBJECT, TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
+
+/// What the sweeper reads: the subjects of `TIMERS`, and the headers of `leads`.
+pub struct JetStreamLedger {
+    leads: Stream<()>,
+    timers: Stream<()>,
+    connected: Mutex<watch::Receiver<u64>>,
+}
+
+impl JetStreamLedger {
+    /// `connected` counts connections; see [`crate::Connections`].
+    pub fn new(leads: Stream<()>, timers: Stream<()>, mut connected: watch::Receiver<u64>) -> Self {
+        connected.mark_unchanged();
+        Self { leads, timers, connected: Mutex::new(connected) }
+    }
+
+    /// The leads that have a timer, pending or fired, as 64-bit hashes: eight bytes each, however long the address.
+    /// Two leads that share a hash, one in 2^64 pairs, share the answer until the next sweep after one of them moves on.
+    async fn with_timer(&self) -> Result<HashSet<u64>, StoreError> {
+        let unavailable = |error: async_nats::jetstream::stream::InfoError| StoreError::Unavailable(error.into());
+        let subjects = self.timers.info_with_subjects("timers.>").await.map_err(unavailable)?;
+        subjects
+            .map_err(unavailable)
+            .try_fold(HashSet::new(), |mut keys, (subject, _)| async move {
+                let key = subject.strip_prefix(TIMERS_AT_SUBJECT).or_else(|| subject.strip_prefix(TIMERS_DUE_SUBJECT));
+                if let Some(key) = key {
+                    keys.insert(hash(key));
+                }
+                Ok(keys)
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl Ledger for JetStreamLedger {
+    async fn without_timer(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError> {
+        let with_timer = self.with_timer().await?;
+        let consumer = self
+            .leads
+            .create_consumer(OrderedConfig {
+                filter_subject: format!("{LEADS_BUCKET_SUBJECT}>"),
+                deliver_policy: DeliverPolicy::LastPerSubject,
+                headers_only: true,
+                ..OrderedConfig::default()
+            })
+            .await
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
+        if consumer.cached_info().num_pending == 0 {
+            return Ok(stream::empty().boxed());
+        }
+        let messages = consumer.messages().await.map_err(|error| StoreError::Unavailable(error.into()))?;
+        let scanned = stream::unfold(Some(messages), |messages| async move {
+            let mut messages = messages?;
+            let read = match messages.next().await? {
+                Ok(message) => read(&message),
+                Err(error) => Err(StoreError::Unavailable(error.into())),
+            };
+            let last = read.as_ref().map_or(true, |(_, pending)| *pending == 0);
+            Some((read.map(|(scanned, _)| scanned), (!last).then_some(messages)))
+        });
+        Ok(scanned
+            .try_filter_map(move |scanned| {
+                let wanted = scanned
+                    .filter(|scanned| scanned.next_action.is_some() && !with_timer.contains(&hash(scanned.key.as_str())));
+                std::future::ready(Ok(wanted))
+            })
+            .boxed())
+    }
+
+    async fn reconnected(&self) {
+        if self.connected.lock().await.changed().await.is_err() {
+            // The connection is closed for good: the process is ending.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// One lead as its headers show it, none where the message is no lead of ours; and how many are still to come.
+fn read(message: &Message) -> Result<(Option<Scanned>, u64), StoreError> {
+    let pending = message.info().map_err(StoreError::Unavailable)?.pending;
+    let headers = message.headers.as_ref();
+    let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
+    let key = message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).map(LeadKey::parse);
+    let scanned = match key {
+        Some(Ok(key)) if header(KV_OPERATION).is_none() => Some(Scanned {
+            key,
+            next_action: header(NEXT_HEADER).and_then(|text| text.parse().ok()).map(Timestamp::from_millis),
+            generation: header(GENERATION_HEADER).and_then(|text| text.parse().ok()).unwrap_or(0),
+        }),
+        Some(Ok(_)) | None => None,
+        Some(Err(error)) => {
+            tracing::warn!(%error, "a key in the bucket `leads` is not a lead's; it is left alone");
+            None
+        }
+    };
+    Ok((scanned, pending))
+}
+
+fn hash(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,141 @@
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::jetstream;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_trait::async_trait;
+use dripline_actors::ports::{Sequences, StoreError};
+use dripline_domain::Sequence;
+
+use crate::store::KV_OPERATION;
+use crate::topology::SEQUENCES_BUCKET_SUBJECT;
+
+/// Which sequence a lead enters that names none.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// The sequence of each source (`leads.new.<source>`).
+    pub by_source: HashMap<String, String>,
+    /// The sequence of all others.
+    pub default: Option<String>,
+}
+
+/// The sequences: the current ones as the folder has them, all versions as the bucket `sequences` keeps them.
+pub struct SequenceBook {
+    stream: Stream<()>,
+    current: HashMap<String, Arc<Sequence>>,
+    selection: Selection,
+    versions: RwLock<HashMap<String, HashMap<u32, Arc<Sequence>>>>,
+}
+
+/// A sequence could not be put into the bucket.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Leads are on this version: it must stay what it is.
+    #[error(
+        "sequence `{name}` version {version} is in use with another content: raise `version` in its sequence.toml; \
+         leads that began with version {version} finish it as it was"
+    )]
+    Changed {
+        /// Its name.
+        name: String,
+        /// Its version.
+        version: u32,
+    },
+    /// The bucket cannot be written or read.
+    #[error("the sequence could not be put into the bucket `sequences`")]
+    Store(#[from] StoreError),
+}
+
+impl SequenceBook {
+    /// Puts the folder's sequences into the bucket, each version once and for good.
+    ///
+    /// # Errors
+    /// A version stands in the bucket with another content, or the bucket is unavailable.
+    pub async fn publish(
+        context: &jetstream::Context,
+        stream: Stream<()>,
+        sequences: Vec<Sequence>,
+        selection: Selection,
+    ) -> Result<Self, PublishError> {
+        let book = Self { stream, current: HashMap::new(), selection, versions: RwLock::default() };
+        let mut current = HashMap::new();
+        for sequence in sequences {
+            let sequence = Arc::new(sequence);
+            book.put(context, &sequence).await?;
+            book.remember(&sequence);
+            current.insert(sequence.name.clone(), sequence);
+        }
+        Ok(Self { current, ..book })
+    }
+
+    async fn put(&self, context: &jetstream::Context, sequence: &Sequence) -> Result<(), PublishError> {
+        let unavailable = |error: jetstream::context::PublishError| StoreError::Unavailable(error.into());
+        let Sequence { name, version, .. } = sequence;
+        let json = serde_json::to_vec(sequence).map_err(|error| StoreError::Unreadable(error.into()))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        let ack = context.publish_with_headers(subject(name, *version), headers, json.into()).await.map_err(unavailable)?;
+        match ack.await {
+            Ok(_) => {
+                tracing::info!(sequence = name, version, "sequence published");
+                Ok(())
+            }
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => match self.read(name, *version).await? {
+                Some(published) if published == *sequence => Ok(()),
+                _ => Err(PublishError::Changed { name: name.clone(), version: *version }),
+            },
+            Err(error) => Err(unavailable(error).into()),
+        }
+    }
+
+    async fn read(&self, name: &str, version: u32) -> Result<Option<Sequence>, StoreError> {
+        let message = match self.stream.direct_get_last_for_subject(subject(name, version)).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::Unavailable(error.into())),
+        };
+        if message.headers.get(KV_OPERATION).is_some() {
+            return Ok(None);
+        }
+        serde_json::from_slice(&message.payload).map(Some).map_err(|error| StoreError::Unreadable(error.into()))
+    }
+
+    fn remember(&self, sequence: &Arc<Sequence>) {
+        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
+        versions.entry(sequence.name.clone()).or_default().insert(sequence.version, Arc::clone(sequence));
+    }
+
+    fn remembered(&self, name: &str, version: u32) -> Option<Arc<Sequence>> {
+        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
+        versions.get(name)?.get(&version).cloned()
+    }
+}
+
+#[async_trait]
+impl Sequences for SequenceBook {
+    fn current(&self, name: &str) -> Option<Arc<Sequence>> {
+        self.current.get(name).cloned()
+    }
+
+    fn for_source(&self, source: Option<&str>) -> Option<Arc<Sequence>> {
+        let by_source = source.and_then(|source| self.selection.by_source.get(source));
+        self.current(by_source.or(self.selection.default.as_ref())?)
+    }
+
+    async fn version(&self, name: &str, version: u32) -> Result<Option<Arc<Sequence>>, StoreError> {
+        if let Some(sequence) = self.remembered(name, version) {
+            return Ok(Some(sequence));
+        }
+        let Some(sequence) = self.read(name, version).await? else { return Ok(None) };
+        let sequence = Arc::new(sequence);
+        self.remember(&sequence);
+        Ok(Some(sequence))
+    }
+}
+
+fn subject(name: &str, version: u32) -> String {
+    format!("{SEQUENCES_BUCKET_SUBJECT}{name}.{version}")
+}

@@ -1,0 +1,130 @@
+use std::time::Duration;
+
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::{Client, HeaderMap};
+use async_trait::async_trait;
+use bytes::Bytes;
+use dripline_actors::ports::{BatchResult, Fate, LeadStore, Put, Revision, StoreError};
+use dripline_domain::{Lead, LeadKey};
+use futures_util::future::try_join_all;
+
+use crate::batch::{BatchError, BatchMessage, publish_batch};
+use crate::topology::{JOURNAL_SUBJECT, JOURNAL_TTL, LEADS_BUCKET_SUBJECT};
+
+/// Our own headers on a lead's document: a scan reads them instead of the document.
+pub(crate) const NEXT_HEADER: &str = "Dripline-Next";
+pub(crate) const GENERATION_HEADER: &str = "Dripline-Generation";
+const STATUS_HEADER: &str = "Dripline-Status";
+/// Tells our write from another's when an answer is lost.
+const TOKEN_HEADER: &str = "Dripline-Token";
+/// On a key that was deleted or purged, by the CLI or another client.
+pub(crate) const KV_OPERATION: &str = "KV-Operation";
+
+/// The bucket `leads`.
+pub struct JetStreamLeadStore {
+    /// For reading.
+    stream: Stream<()>,
+    /// The committer's own connection.
+    commits: Client,
+}
+
+impl JetStreamLeadStore {
+    /// Over the stream behind the bucket.
+    pub fn new(stream: Stream<()>, commits: Client) -> Self {
+        Self { stream, commits }
+    }
+
+    async fn fate(&self, put: &Put) -> Result<Fate, StoreError> {
+        let newest = match self.stream.direct_get_last_for_subject(subject(&put.key)).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+                return Ok(if put.expected == 0 { Fate::Open } else { Fate::Lost });
+            }
+            Err(error) => return Err(StoreError::Unavailable(error.into())),
+        };
+        let ours = newest.headers.get(TOKEN_HEADER).is_some_and(|token| token.as_str() == token_text(put.token));
+        Ok(if ours {
+            Fate::Written(newest.sequence)
+        } else if newest.sequence == put.expected {
+            Fate::Open
+        } else {
+            Fate::Lost
+        })
+    }
+}
+
+#[async_trait]
+impl LeadStore for JetStreamLeadStore {
+    async fn load(&self, key: &LeadKey) -> Result<(Option<Lead>, Revision), StoreError> {
+        let message = match self.stream.direct_get_last_for_subject(subject(key)).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok((None, 0)),
+            Err(error) => return Err(StoreError::Unavailable(error.into())),
+        };
+        if message.headers.get(KV_OPERATION).is_some() {
+            return Ok((None, message.sequence));
+        }
+        let lead = Lead::from_json(&message.payload).map_err(|error| StoreError::Unreadable(error.into()))?;
+        Ok((Some(lead), message.sequence))
+    }
+
+    async fn write(&self, puts: &[Put], journal: &[Bytes]) -> BatchResult {
+        let mut messages: Vec<_> = puts.iter().map(message).collect();
+        let with_journal = !journal.is_empty();
+        if with_journal {
+            messages.push(journal_message(journal));
+        }
+        match publish_batch(&self.commits, messages).await {
+            // The members of a batch have consecutive sequences (ADR-50), and the journal's message is the last.
+            Ok(last) => {
+                let first = last + 1 - puts.len() as u64 - u64::from(with_journal);
+                BatchResult::Written((first..).take(puts.len()).collect())
+            }
+            Err(error) if error.is_conflict() => BatchResult::Refused,
+            Err(error) => {
+                if let BatchError::Refused { .. } = error {
+                    // Not for a lost revision: full, or read-only. A moment's pause, or the committer would spin.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                BatchResult::Unanswered(error.into())
+            }
+        }
+    }
+
+    async fn examine(&self, puts: &[Put]) -> Result<Vec<Fate>, StoreError> {
+        try_join_all(puts.iter().map(|put| self.fate(put))).await
+    }
+}
+
+fn subject(key: &LeadKey) -> String {
+    format!("{LEADS_BUCKET_SUBJECT}{key}")
+}
+
+fn token_text(token: u128) -> String {
+    format!("{token:032x}")
+}
+
+fn message(put: &Put) -> BatchMessage {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, put.expected.to_string());
+    headers.insert(STATUS_HEADER, put.status);
+    headers.insert(GENERATION_HEADER, put.generation.to_string());
+    headers.insert(TOKEN_HEADER, token_text(put.token));
+    if let Some(next) = put.next_action {
+        headers.insert(NEXT_HEADER, next.as_millis().to_string());
+    }
+    BatchMessage { subject: subject(&put.key), headers, payload: put.document.clone() }
+}
+
+/// One message holds the lines of the whole batch: state and journal are stored together or not at all.
+fn journal_message(lines: &[Bytes]) -> BatchMessage {
+    let mut payload = Vec::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
+    for line in lines {
+        payload.extend_from_slice(line);
+        payload.push(b'\n');
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(async_nats::header::NATS_MESSAGE_TTL, JOURNAL_TTL);
+    BatchMessage { subject: format!("{JOURNAL_SUBJECT}{:032x}", rand::random::<u128>()), headers, payload: payload.into() }
+}

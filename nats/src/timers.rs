@@ -1,0 +1,92 @@
+use async_nats::HeaderMap;
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream;
+use async_trait::async_trait;
+use dripline_actors::TimerPayload;
+use dripline_actors::ports::{TimerError, Timers};
+use dripline_domain::{LeadKey, Timestamp};
+
+use crate::topology::{TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
+
+/// The stream `TIMERS`: scheduled messages (ADR-51). A lead has one pending schedule, `timers.at.<key>`, which fires
+/// into `timers.due.<key>`. Only `@at` is used: after a downtime an overdue one fires at once.
+pub struct JetStreamTimers {
+    context: jetstream::Context,
+    stream: Stream<()>,
+}
+
+impl JetStreamTimers {
+    /// Over the timers' own connection.
+    pub fn new(context: jetstream::Context, stream: Stream<()>) -> Self {
+        Self { context, stream }
+    }
+
+    async fn publish(
+        &self,
+        key: &LeadKey,
+        at: Timestamp,
+        generation: u64,
+        if_absent: bool,
+    ) -> Result<(), PublishFailure> {
+        let payload = TimerPayload { generation }.encode().map_err(|error| PublishFailure::Other(error.into()))?;
+        let due = format!("{TIMERS_DUE_SUBJECT}{key}");
+        let mut headers = HeaderMap::new();
+        if if_absent {
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        }
+        let subject = if at.as_millis() <= now_millis() {
+            // Due already: no need of a schedule.
+            due
+        } else {
+            headers.insert(NATS_SCHEDULE, format!("@at {at}"));
+            headers.insert(NATS_SCHEDULE_TARGET, due);
+            format!("{TIMERS_AT_SUBJECT}{key}")
+        };
+        let ack = self.context.publish_with_headers(subject, headers, payload).await;
+        let error = match ack {
+            Ok(ack) => match ack.await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        Err(if error.kind() == PublishErrorKind::WrongLastSequence { PublishFailure::Present } else { PublishFailure::Other(error.into()) })
+    }
+}
+
+enum PublishFailure {
+    Present,
+    Other(dripline_actors::ports::Source),
+}
+
+#[async_trait]
+impl Timers for JetStreamTimers {
+    async fn set(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError> {
+        match self.publish(key, at, generation, false).await {
+            Ok(()) => Ok(()),
+            Err(PublishFailure::Present) => Err(TimerError("the server refused a timer for its subject's sequence".into())),
+            Err(PublishFailure::Other(error)) => Err(TimerError(error)),
+        }
+    }
+
+    async fn set_if_absent(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError> {
+        match self.publish(key, at, generation, true).await {
+            Ok(()) | Err(PublishFailure::Present) => Ok(()),
+            Err(PublishFailure::Other(error)) => Err(TimerError(error)),
+        }
+    }
+
+    async fn clear(&self, key: &LeadKey) -> Result<(), TimerError> {
+        let subject = format!("{TIMERS_AT_SUBJECT}{key}");
+        self.stream.purge().filter(subject).await.map(drop).map_err(|error| TimerError(error.into()))
+    }
+}
+
+fn now_millis() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+

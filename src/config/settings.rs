@@ -1,0 +1,286 @@
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dripline_domain::RetryPolicy;
+use dripline_esp::{Secret, mailgun, outbox, postmark, resend, sendgrid, smtp};
+use serde::{Deserialize, Serialize};
+
+use super::units;
+
+/// Everything that can be set, one struct a concern.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How to reach NATS.
+    pub nats: Nats,
+    /// Who sends the emails, and how fast.
+    pub esp: Esp,
+    /// Where the sequences are, and which leads enter which.
+    pub sequences: Sequences,
+    /// The HTTP door.
+    pub gateway: Gateway,
+    /// Limits and rhythms of the engine.
+    pub engine: Engine,
+    /// When a failed send is tried again.
+    pub retry: Retry,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// How to reach NATS. At most one of user and password, `nkey_seed`, and `creds_file`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nats {
+    /// `DRIPLINE_NATS__URL`. One server of the cluster, or several, separated by commas.
+    pub url: String,
+    /// `DRIPLINE_NATS__USER`.
+    pub user: Option<String>,
+    /// `DRIPLINE_NATS__PASSWORD`.
+    pub password: Option<Secret>,
+    /// `DRIPLINE_NATS__NKEY_SEED`: a user's seed, `SU…`.
+    pub nkey_seed: Option<Secret>,
+    /// `DRIPLINE_NATS__CREDS_FILE`: a file with a JWT and a seed.
+    pub creds_file: Option<PathBuf>,
+    /// `DRIPLINE_NATS__REPLICAS`: on how many servers of a cluster everything is kept, 1 to 5.
+    pub replicas: usize,
+}
+
+impl Default for Nats {
+    fn default() -> Self {
+        Self {
+            url: "nats://127.0.0.1:4222".into(),
+            user: None,
+            password: None,
+            nkey_seed: None,
+            creds_file: None,
+            replicas: 1,
+        }
+    }
+}
+
+/// Who sends the emails, and how fast.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Esp {
+    /// `DRIPLINE_ESP__PROVIDER`.
+    pub provider: Provider,
+    /// `DRIPLINE_ESP__RATE`: emails a second, over all processes; 0 is no limit.
+    pub rate: f64,
+    /// `DRIPLINE_ESP__BURST`: how many may leave at once after a pause; by default the emails of one second.
+    pub burst: Option<NonZeroU32>,
+    /// `DRIPLINE_ESP__IN_FLIGHT`: calls to the provider at the same time.
+    pub in_flight: usize,
+    /// `DRIPLINE_ESP__TIMEOUT`: how long one call may take. Shorter than `engine.ack_wait`.
+    #[serde(with = "units::duration")]
+    pub timeout: Duration,
+    /// `DRIPLINE_ESP__SENDGRID__*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sendgrid: Option<sendgrid::Config>,
+    /// `DRIPLINE_ESP__MAILGUN__*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mailgun: Option<mailgun::Config>,
+    /// `DRIPLINE_ESP__POSTMARK__*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postmark: Option<postmark::Config>,
+    /// `DRIPLINE_ESP__RESEND__*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resend: Option<resend::Config>,
+    /// `DRIPLINE_ESP__SMTP__*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smtp: Option<smtp::Config>,
+    /// `DRIPLINE_ESP__OUTBOX__*`.
+    pub outbox: outbox::Config,
+}
+
+impl Default for Esp {
+    fn default() -> Self {
+        Self {
+            provider: Provider::Outbox,
+            rate: 0.0,
+            burst: None,
+            in_flight: 256,
+            timeout: Duration::from_secs(10),
+            sendgrid: None,
+            mailgun: None,
+            postmark: None,
+            resend: None,
+            smtp: None,
+            outbox: outbox::Config::default(),
+        }
+    }
+}
+
+/// Who sends the emails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// Nobody: each email becomes a file.
+    #[default]
+    Outbox,
+    /// Twilio SendGrid.
+    Sendgrid,
+    /// Mailgun.
+    Mailgun,
+    /// Postmark.
+    Postmark,
+    /// Resend.
+    Resend,
+    /// Any mail server.
+    Smtp,
+}
+
+/// Where the sequences are, and which leads enter which.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sequences {
+    /// `DRIPLINE_SEQUENCES__DIR`: one folder a sequence, each with a `sequence.toml`.
+    pub dir: PathBuf,
+    /// `DRIPLINE_SEQUENCES__DEFAULT`: for a lead that names none and whose source is not in `sources`.
+    pub default: Option<String>,
+    /// `DRIPLINE_SEQUENCES__SOURCES__<SOURCE>`: the sequence of the leads from one source.
+    pub sources: BTreeMap<String, String>,
+}
+
+impl Default for Sequences {
+    fn default() -> Self {
+        Self { dir: "sequences".into(), default: None, sources: BTreeMap::new() }
+    }
+}
+
+/// The HTTP door.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gateway {
+    /// `DRIPLINE_GATEWAY__LISTEN`.
+    #[serde(with = "units::listen")]
+    pub listen: SocketAddr,
+    /// `DRIPLINE_GATEWAY__API_KEYS`: one of them must come with each lead. Without any, everyone may hand leads in.
+    pub api_keys: Vec<Secret>,
+    /// `DRIPLINE_GATEWAY__BODY_LIMIT`: the largest lead, such as `64KiB`.
+    #[serde(with = "units::size")]
+    pub body_limit: usize,
+    /// `DRIPLINE_GATEWAY__CORS_ORIGINS`: whose pages may hand leads in by script, such as `https://acme.example`;
+    /// `*` for all.
+    pub cors_origins: Vec<String>,
+    /// `DRIPLINE_GATEWAY__RATE_PER_IP`: requests a second from one address; no limit when it is not set.
+    pub rate_per_ip: Option<NonZeroU32>,
+    /// `DRIPLINE_GATEWAY__TRUST_FORWARDED_FOR`: whether the client is who the last entry of `X-Forwarded-For` says.
+    /// Only behind a proxy that writes this header; anyone else could write it too.
+    pub trust_forwarded_for: bool,
+    /// `DRIPLINE_GATEWAY__FORM_REDIRECT`: where a browser goes after a plain HTML form was accepted.
+    pub form_redirect: Option<String>,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            api_keys: Vec::new(),
+            body_limit: 64 * 1024,
+            cors_origins: Vec::new(),
+            rate_per_ip: None,
+            trust_forwarded_for: false,
+            form_redirect: None,
+        }
+    }
+}
+
+/// Limits and rhythms of the engine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engine {
+    /// `DRIPLINE_ENGINE__RESIDENT_LEADS`: lead actors in memory at the same time.
+    pub resident_leads: usize,
+    /// `DRIPLINE_ENGINE__IN_FLIGHT`: unacknowledged messages at the same time.
+    pub in_flight: usize,
+    /// `DRIPLINE_ENGINE__ACK_WAIT`: after how long without an answer NATS delivers a message again. At least `1s`,
+    /// and longer than `esp.timeout`.
+    #[serde(with = "units::duration")]
+    pub ack_wait: Duration,
+    /// `DRIPLINE_ENGINE__IDLE`: a lead actor with nothing to do for so long is let go.
+    #[serde(with = "units::duration")]
+    pub idle: Duration,
+    /// `DRIPLINE_ENGINE__SWEEP_EVERY`: how often missing timers are looked for.
+    #[serde(with = "units::duration")]
+    pub sweep_every: Duration,
+    /// `DRIPLINE_ENGINE__RESTART_LIMIT`: a lead actor that failed so often is parked.
+    pub restart_limit: u32,
+    /// `DRIPLINE_ENGINE__DEFAULT_REGION`: the country of phone numbers without a country code, such as `DE`.
+    pub default_region: Option<String>,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            resident_leads: 20_000,
+            in_flight: 4_096,
+            ack_wait: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
+            sweep_every: Duration::from_mins(5),
+            restart_limit: 5,
+            default_region: None,
+        }
+    }
+}
+
+/// When a failed send is tried again: the delay's bound doubles from `first` to `longest`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// `DRIPLINE_RETRY__MAX_ATTEMPTS`: after so many failures of one step the enrolment is parked.
+    pub max_attempts: u32,
+    /// `DRIPLINE_RETRY__FIRST`: the bound of the first delay.
+    #[serde(with = "units::duration")]
+    pub first: Duration,
+    /// `DRIPLINE_RETRY__LONGEST`: no delay is longer.
+    #[serde(with = "units::duration")]
+    pub longest: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        let RetryPolicy { first, longest, max_failures } = RetryPolicy::default();
+        Self { max_attempts: max_failures, first, longest }
+    }
+}
+
+impl From<&Retry> for RetryPolicy {
+    fn from(retry: &Retry) -> Self {
+        Self { first: retry.first, longest: retry.longest, max_failures: retry.max_attempts }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `DRIPLINE_LOG__FORMAT`.
+    pub format: LogFormat,
+    /// `DRIPLINE_LOG__LEVEL`: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,dripline=debug`.
+    /// `DRIPLINE_LOG` wins over it.
+    pub level: String,
+    /// `DRIPLINE_LOG__SHOW_ADDRESSES`: write email addresses in full rather than as `j***@example.com`.
+    pub show_addresses: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".into(), show_addresses: false }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Pretty,
+    /// For machines: one JSON object a line.
+    Json,
+}

@@ -1,0 +1,179 @@
+//! What the types alone don't say.
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::units::duration;
+use super::{ConfigError, Engine, Esp, Gateway, Loaded, Log, Nats, Provider, Retry, Sequences};
+
+type Checked = Result<(), ConfigError>;
+
+/// NATS keeps at most so many copies.
+const MOST_REPLICAS: usize = 5;
+
+/// The first thing that is wrong.
+pub fn validate(loaded: &Loaded) -> Checked {
+    let config = &loaded.config;
+    nats(loaded, &config.nats)?;
+    esp(loaded, &config.esp)?;
+    sequences(loaded, &config.sequences)?;
+    gateway(loaded, &config.gateway)?;
+    engine(loaded, &config.engine, &config.esp)?;
+    retry(loaded, &config.retry)?;
+    log(loaded, &config.log)
+}
+
+/// `key` must hold; otherwise `message` says what would.
+fn ensure(loaded: &Loaded, key: &str, holds: bool, message: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(loaded.wrong(key, message())) }
+}
+
+fn at_least_one(loaded: &Loaded, key: &str, number: usize) -> Checked {
+    ensure(loaded, key, number >= 1, || format!("`{number}` is too few; write 1 or more"))
+}
+
+fn longer_than_nothing(loaded: &Loaded, key: &str, time: Duration) -> Checked {
+    ensure(loaded, key, !time.is_zero(), || "must be longer than nothing, such as \"10s\"".into())
+}
+
+fn nats(loaded: &Loaded, nats: &Nats) -> Checked {
+    ensure(loaded, "nats.url", !nats.url.trim().is_empty(), || "is empty; write \"nats://host:4222\"".into())?;
+    ensure(loaded, "nats.replicas", (1..=MOST_REPLICAS).contains(&nats.replicas), || {
+        format!("`{}` is not from 1 to {MOST_REPLICAS}; write 1 for one server, 3 for a cluster", nats.replicas)
+    })?;
+    if nats.user.is_some() && nats.password.is_none() {
+        return Err(ConfigError::missing("nats.password"));
+    }
+    if nats.password.is_some() && nats.user.is_none() {
+        return Err(ConfigError::missing("nats.user"));
+    }
+    let ways = [
+        ("nats.user", nats.user.is_some()),
+        ("nats.nkey_seed", nats.nkey_seed.is_some()),
+        ("nats.creds_file", nats.creds_file.is_some()),
+    ];
+    let mut chosen = ways.iter().filter(|(_, is_set)| *is_set).map(|(key, _)| *key);
+    match (chosen.next(), chosen.next()) {
+        (Some(first), Some(second)) => Err(loaded.wrong(second, format!("{first} is set as well; keep one of them"))),
+        _ => Ok(()),
+    }
+}
+
+fn esp(loaded: &Loaded, esp: &Esp) -> Checked {
+    ensure(loaded, "esp.rate", esp.rate.is_finite() && esp.rate >= 0.0, || {
+        format!("`{}` is not a rate; write emails a second, or 0 for no limit", esp.rate)
+    })?;
+    at_least_one(loaded, "esp.in_flight", esp.in_flight)?;
+    longer_than_nothing(loaded, "esp.timeout", esp.timeout)?;
+    provider(esp)
+}
+
+/// The chosen provider must have what it cannot do without.
+fn provider(esp: &Esp) -> Checked {
+    let missing = match esp.provider {
+        Provider::Outbox => None,
+        Provider::Sendgrid => esp.sendgrid.is_none().then_some("esp.sendgrid.api_key"),
+        Provider::Mailgun => esp.mailgun.is_none().then_some("esp.mailgun.api_key"),
+        Provider::Postmark => esp.postmark.is_none().then_some("esp.postmark.api_key"),
+        Provider::Resend => esp.resend.is_none().then_some("esp.resend.api_key"),
+        Provider::Smtp => esp.smtp.is_none().then_some("esp.smtp.host"),
+    };
+    missing.map_or(Ok(()), |key| Err(ConfigError::missing(key)))
+}
+
+fn sequences(loaded: &Loaded, sequences: &Sequences) -> Checked {
+    if let Some(name) = &sequences.default {
+        ensure(loaded, "sequences.default", is_name(name), || not_a_name(name))?;
+    }
+    for (source, sequence) in &sequences.sources {
+        let key = format!("sequences.sources.{source}");
+        ensure(loaded, &key, is_name(source), || not_a_name(source))?;
+        ensure(loaded, &key, is_name(sequence), || not_a_name(sequence))?;
+    }
+    Ok(())
+}
+
+/// What a sequence or a source may be called: it becomes part of a subject.
+fn is_name(name: &str) -> bool {
+    crate::gateway::is_source(name)
+}
+
+fn not_a_name(name: &str) -> String {
+    format!("`{name}` is not a name; write 1 to 64 of a-z, 0-9, _ and -")
+}
+
+fn gateway(loaded: &Loaded, gateway: &Gateway) -> Checked {
+    at_least_one(loaded, "gateway.body_limit", gateway.body_limit)?;
+    ensure(loaded, "gateway.api_keys", gateway.api_keys.iter().all(|key| !key.expose().is_empty()), || {
+        "an empty key would let everyone in; remove it".into()
+    })?;
+    for origin in &gateway.cors_origins {
+        ensure(loaded, "gateway.cors_origins", origin == "*" || is_origin(origin), || {
+            format!("`{origin}` is not an origin; write \"https://acme.example\" without a path, or \"*\"")
+        })?;
+    }
+    let Some(url) = &gateway.form_redirect else { return Ok(()) };
+    let is_url = url.starts_with("https://") || url.starts_with("http://");
+    ensure(loaded, "gateway.form_redirect", is_url && is_visible(url), || {
+        format!("`{url}` is not a web address; write \"https://acme.example/thanks\"")
+    })
+}
+
+/// Scheme, host and perhaps a port, as a browser sends it.
+fn is_origin(origin: &str) -> bool {
+    let host = origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, host)| host);
+    host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', '*'])) && is_visible(origin)
+}
+
+/// Can stand in a header.
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn engine(loaded: &Loaded, engine: &Engine, esp: &Esp) -> Checked {
+    at_least_one(loaded, "engine.resident_leads", engine.resident_leads)?;
+    at_least_one(loaded, "engine.in_flight", engine.in_flight)?;
+    ensure(loaded, "engine.ack_wait", engine.ack_wait >= Duration::from_secs(1), || {
+        format!("`{}` is too short; write \"1s\" or longer", duration::show(&engine.ack_wait))
+    })?;
+    // Whichever of the two was set is the one to change.
+    let key = if esp.timeout == Esp::default().timeout { "engine.ack_wait" } else { "esp.timeout" };
+    ensure(loaded, key, engine.ack_wait > esp.timeout, || {
+        format!(
+            "engine.ack_wait ({}) must be longer than esp.timeout ({}), or NATS hands out an email again that is still being sent",
+            duration::show(&engine.ack_wait),
+            duration::show(&esp.timeout)
+        )
+    })?;
+    longer_than_nothing(loaded, "engine.idle", engine.idle)?;
+    longer_than_nothing(loaded, "engine.sweep_every", engine.sweep_every)?;
+    let Some(region) = &engine.default_region else { return Ok(()) };
+    ensure(loaded, "engine.default_region", is_region(region), || {
+        format!("`{region}` is not a country code of two letters, such as \"DE\" or \"US\"")
+    })
+}
+
+fn is_region(region: &str) -> bool {
+    region.len() == 2 && region.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+fn retry(loaded: &Loaded, retry: &Retry) -> Checked {
+    ensure(loaded, "retry.max_attempts", retry.max_attempts >= 1, || "`0` is too few; write 1 or more".into())?;
+    longer_than_nothing(loaded, "retry.first", retry.first)?;
+    let key = if retry.longest == Retry::default().longest { "retry.first" } else { "retry.longest" };
+    ensure(loaded, key, retry.first <= retry.longest, || {
+        format!(
+            "retry.longest ({}) must not be shorter than retry.first ({})",
+            duration::show(&retry.longest),
+            duration::show(&retry.first)
+        )
+    })
+}
+
+fn log(loaded: &Loaded, log: &Log) -> Checked {
+    EnvFilter::try_new(&log.level).map(drop).map_err(|_| {
+        let message =
+            format!("`{}` is not a level; write error, warn, info, debug or trace, or a filter such as \"info,dripline=debug\"", log.level);
+        loaded.wrong("log.level", message)
+    })
+}

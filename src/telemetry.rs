@@ -1,0 +1,125 @@
+//! Logs: for people on a terminal, JSON otherwise, always on stderr. A panic is an event like any other.
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::{self, Display};
+use std::io::{self, IsTerminal};
+use std::panic::PanicHookInfo;
+
+use dripline_domain::Address;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::{Log, LogFormat};
+
+/// The filter that wins over `log.level`, for one run.
+pub const FILTER_VARIABLE: &str = "DRIPLINE_LOG";
+
+/// Why nothing can be logged.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// Not a filter.
+    #[error("{place}: `{filter}` is not a filter; write a level such as \"info\", or \"info,dripline=debug\"")]
+    Filter {
+        /// `DRIPLINE_LOG` or `log.level`.
+        place: &'static str,
+        /// What stands there.
+        filter: String,
+    },
+    /// Somebody was first.
+    #[error("logs are set up already")]
+    Twice(#[from] TryInitError),
+}
+
+/// Sends events to stderr from now on, panics too.
+///
+/// # Errors
+/// The filter cannot be read, or this was called before.
+pub fn init(log: &Log) -> Result<(), TelemetryError> {
+    let named = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.is_empty());
+    let (place, filter) = match named {
+        Some(filter) => (FILTER_VARIABLE, filter),
+        None => ("log.level", log.level.clone()),
+    };
+    let filter = EnvFilter::try_new(&filter).map_err(|_| TelemetryError::Filter { place, filter })?;
+
+    let terminal = io::stderr().is_terminal();
+    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if for_people(log.format, terminal) {
+        events.with_ansi(terminal).with_target(false).finish().try_init()?;
+    } else {
+        events.json().flatten_event(true).with_current_span(false).finish().try_init()?;
+    }
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+fn for_people(format: LogFormat, terminal: bool) -> bool {
+    match format {
+        LogFormat::Auto => terminal,
+        LogFormat::Pretty => true,
+        LogFormat::Json => false,
+    }
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("a value that is no text");
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    // Captured only where RUST_BACKTRACE asks for it.
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        tracing::error!(location, thread, reason = message, %backtrace, "panic");
+    } else {
+        tracing::error!(location, thread, reason = message, "panic");
+    }
+}
+
+/// How email addresses appear in logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Addresses {
+    /// `j***@example.com`.
+    #[default]
+    Masked,
+    /// In full: `log.show_addresses`.
+    Shown,
+}
+
+impl Addresses {
+    /// As `log.show_addresses` says.
+    pub fn of(log: &Log) -> Self {
+        if log.show_addresses { Self::Shown } else { Self::Masked }
+    }
+
+    /// This address, for a log. Nothing is computed unless the event is written.
+    pub fn show(self, address: &Address) -> impl Display {
+        fmt::from_fn(move |f| match self {
+            Self::Masked => f.write_str(&address.masked()),
+            Self::Shown => f.write_str(address.as_str()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_text_and_a_pipe_gets_json_unless_told_otherwise() {
+        for (format, terminal, expected) in [
+            (LogFormat::Auto, true, true),
+            (LogFormat::Auto, false, false),
+            (LogFormat::Pretty, false, true),
+            (LogFormat::Json, true, false),
+        ] {
+            assert_eq!(for_people(format, terminal), expected, "{format:?}, terminal: {terminal}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_masked_unless_asked_for() {
+        let address = Address::parse("jane@example.com").unwrap();
+        assert_eq!(Addresses::of(&Log::default()).show(&address).to_string(), "j***@example.com");
+        let shown = Log { show_addresses: true, ..Log::default() };
+        assert_eq!(Addresses::of(&shown).show(&address).to_string(), "jane@example.com");
+    }
+}

@@ -1,0 +1,434 @@
+//! What the vendors have in common: a call is read strictly into letters, and answered in the vendor's own words.
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+mod mailgun;
+mod postmark;
+pub mod resend;
+mod sendgrid;
+
+/// The media type of all but Mailgun's requests.
+pub const JSON: &str = "application/json";
+
+/// Whose call it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vendor {
+    /// `POST /v3/mail/send`
+    SendGrid,
+    /// `POST /v3/{domain}/messages`
+    Mailgun,
+    /// `POST /email`
+    Postmark,
+    /// `POST /emails`
+    Resend,
+}
+
+/// One email that would be delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// Our name for this step of this enrolment of this lead.
+    pub send_key: Box<str>,
+    /// The lead's opaque id.
+    pub lead_id: Box<str>,
+    /// The bare address.
+    pub to: Box<str>,
+    /// The sequence's name.
+    pub sequence: Box<str>,
+    /// The step's id.
+    pub step: Box<str>,
+    /// As sent.
+    pub subject: Box<str>,
+}
+
+/// A request that is right.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// At least one.
+    pub letters: Vec<Letter>,
+    /// Where the vendor honours one.
+    pub idempotency: Option<IdempotencyKey<'a>>,
+    /// The sending domain, where the path names it.
+    pub domain: Option<&'a str>,
+    /// The vendor's own test mode: answered as ever, delivered to nobody.
+    pub test_only: bool,
+}
+
+/// A key under which one body is accepted once.
+#[derive(Debug, Clone, Copy)]
+pub struct IdempotencyKey<'a> {
+    /// The header's value.
+    pub key: &'a str,
+    /// The whole body.
+    pub body: &'a [u8],
+}
+
+/// A request that is not what the vendor documents.
+#[derive(Debug)]
+pub struct Refused {
+    /// For whoever reads the refusals.
+    pub reason: String,
+    /// The vendor's answer.
+    pub reply: Reply,
+}
+
+/// A request as received.
+pub struct Call<'a> {
+    /// Without the query.
+    pub path: &'a str,
+    /// All of them.
+    pub headers: &'a HeaderMap,
+    /// Whole.
+    pub body: &'a [u8],
+    /// What the authorisation must be.
+    pub credentials: &'a Credentials,
+}
+
+/// The key, as each kind of authorisation carries it.
+pub struct Credentials {
+    token: String,
+    bearer: String,
+    basic: String,
+}
+
+/// What the request says about who it is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// It carries the key.
+    Known,
+    /// It carries nothing of the sort.
+    Anonymous,
+    /// It carries something else.
+    Unknown,
+}
+
+impl Vendor {
+    /// Whose call this is, by its path.
+    pub fn of(parts: &Parts) -> Option<Self> {
+        if parts.method != Method::POST {
+            return None;
+        }
+        match parts.uri.path() {
+            sendgrid::PATH => Some(Self::SendGrid),
+            postmark::PATH => Some(Self::Postmark),
+            resend::PATH => Some(Self::Resend),
+            path => mailgun::domain(path).map(|_| Self::Mailgun),
+        }
+    }
+
+    /// Reads the call, or refuses it.
+    pub fn read<'a>(self, call: &Call<'a>) -> Result<Order<'a>, Refused> {
+        match self {
+            Self::SendGrid => sendgrid::read(call),
+            Self::Mailgun => mailgun::read(call),
+            Self::Postmark => postmark::read(call),
+            Self::Resend => resend::read(call),
+        }
+    }
+
+    /// An id in the vendor's form.
+    pub fn message_id(self, random: u128, at: u64, domain: Option<&str>) -> String {
+        match self {
+            Self::SendGrid => sendgrid::message_id(random),
+            Self::Mailgun => mailgun::message_id(random, at, domain),
+            Self::Postmark | Self::Resend => uuid(random),
+        }
+    }
+
+    /// The answer to an accepted email.
+    pub fn accepted(self, message_id: &str, to: &str, at: u64, test_only: bool) -> Reply {
+        match self {
+            Self::SendGrid => sendgrid::accepted(message_id, test_only),
+            Self::Mailgun => mailgun::accepted(message_id),
+            Self::Postmark => postmark::accepted(message_id, to, at),
+            Self::Resend => resend::accepted(message_id),
+        }
+    }
+
+    /// The vendor's error with this status.
+    pub fn failure(self, status: StatusCode, message: &str) -> Reply {
+        match self {
+            Self::SendGrid => sendgrid::failure(status, message, None),
+            Self::Mailgun => mailgun::failure(status, message),
+            Self::Postmark => postmark::failure(status, postmark::code_for(status), message),
+            Self::Resend => resend::failure(status, resend::name_for(status), message),
+        }
+    }
+}
+
+impl Call<'_> {
+    /// Whether `Authorization: Bearer` carries the key.
+    pub fn bearer(&self) -> Caller {
+        self.caller(&AUTHORIZATION, &self.credentials.bearer)
+    }
+
+    /// Whether `Authorization: Basic` carries the user `api` with the key.
+    pub fn basic(&self) -> Caller {
+        self.caller(&AUTHORIZATION, &self.credentials.basic)
+    }
+
+    /// Whether this header is the key.
+    pub fn token(&self, header: &HeaderName) -> Caller {
+        self.caller(header, &self.credentials.token)
+    }
+
+    /// Whether the body is said to be of this media type, whatever its parameters.
+    pub fn is(&self, media_type: &str) -> bool {
+        let said = self.text(&CONTENT_TYPE).unwrap_or_default();
+        said.split(';')
+            .next()
+            .is_some_and(|said| said.trim().eq_ignore_ascii_case(media_type))
+    }
+
+    /// A header that is text and stands there once.
+    pub fn text(&self, name: &HeaderName) -> Option<&str> {
+        let mut values = self.headers.get_all(name).iter();
+        let only = values.next().filter(|_| values.next().is_none());
+        only.and_then(|value| value.to_str().ok())
+    }
+
+    fn caller(&self, header: &HeaderName, wanted: &str) -> Caller {
+        match self.headers.get(header) {
+            None => Caller::Anonymous,
+            Some(value) if value.as_bytes() == wanted.as_bytes() => Caller::Known,
+            Some(_) => Caller::Unknown,
+        }
+    }
+}
+
+impl Credentials {
+    /// Derives every form of this key.
+    pub fn new(key: &str) -> Self {
+        Self {
+            token: key.into(),
+            bearer: format!("Bearer {key}"),
+            basic: format!("Basic {}", BASE64_STANDARD.encode(format!("api:{key}"))),
+        }
+    }
+}
+
+/// What every email of ours carries, wherever the vendor has room for it.
+pub struct Tags<'t> {
+    send_key: &'t str,
+    lead_id: &'t str,
+    sequence: &'t str,
+    step: &'t str,
+}
+
+impl<'t> Tags<'t> {
+    /// Finds all four. `place` is how the vendor calls where they are looked for.
+    pub fn find(place: &str, get: impl Fn(&str) -> Option<&'t str>) -> Result<Self, String> {
+        let find = |name| {
+            get(name)
+                .filter(|tag| !tag.is_empty())
+                .ok_or_else(|| format!("{place}{name} is missing"))
+        };
+        Ok(Self {
+            send_key: find("send_key")?,
+            lead_id: find("lead_id")?,
+            sequence: find("sequence")?,
+            step: find("step")?,
+        })
+    }
+
+    /// The letter that they name.
+    pub fn letter(&self, to: &str, subject: &str) -> Letter {
+        Letter {
+            send_key: self.send_key.into(),
+            lead_id: self.lead_id.into(),
+            to: to.into(),
+            sequence: self.sequence.into(),
+            step: self.step.into(),
+            subject: subject.into(),
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    status: StatusCode,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+}
+
+impl Reply {
+    /// With this media type and body.
+    pub fn new(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Self {
+        let headers = vec![(CONTENT_TYPE, HeaderValue::from_static(media_type))];
+        Self {
+            status,
+            headers,
+            body: body.into(),
+        }
+    }
+
+    /// With no body.
+    pub fn empty(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    /// With one header more, in place of one of the same name, unless its value cannot stand in one.
+    pub fn with_header(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.retain(|(earlier, _)| *earlier != name);
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// With these headers likewise.
+    pub fn with_headers(self, headers: &BTreeMap<String, String>) -> Self {
+        headers.iter().fold(self, |reply, (name, value)| {
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(name) => reply.with_header(name, value),
+                Err(_) => reply,
+            }
+        })
+    }
+
+    /// With another body, if there is one.
+    pub fn with_body(mut self, body: Option<&str>) -> Self {
+        if let Some(body) = body {
+            self.body = Bytes::copy_from_slice(body.as_bytes());
+        }
+        self
+    }
+
+    /// Ready for hyper.
+    pub fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        response.headers_mut().extend(self.headers);
+        response
+    }
+
+    #[cfg(test)]
+    pub fn status(&self) -> u16 {
+        self.status.as_u16()
+    }
+
+    #[cfg(test)]
+    pub fn body(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+/// What a wrong path gets: Mailgun greets whoever asks for one, with a 200 (seen with `/v3` missing from the base URL).
+pub fn no_such_call(parts: &Parts) -> Reply {
+    let basic = parts
+        .headers
+        .get(AUTHORIZATION)
+        .is_some_and(|value| value.as_bytes().starts_with(b"Basic "));
+    if basic {
+        return Reply::new(StatusCode::OK, "text/html; charset=utf-8", "Mailgun Magnificent API");
+    }
+    Reply::new(StatusCode::NOT_FOUND, JSON, r#"{"message":"not found"}"#)
+}
+
+/// A page where an answer should be.
+pub fn garbage() -> Reply {
+    Reply::new(
+        StatusCode::OK,
+        "text/html; charset=utf-8",
+        "<!doctype html><title>Welcome</title><p>It works!</p>",
+    )
+}
+
+/// 128 random bits in the form of a version 4 UUID.
+fn uuid(random: u128) -> String {
+    let bits = (random & !(0xF << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_says_that_it_is_of_version_4() {
+        assert_eq!(uuid(0), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+
+    #[test]
+    fn a_call_belongs_to_a_vendor_by_its_path() {
+        for (path, vendor) in [
+            ("/v3/mail/send", Some(Vendor::SendGrid)),
+            ("/v3/mg.acme.example/messages", Some(Vendor::Mailgun)),
+            ("/email", Some(Vendor::Postmark)),
+            ("/emails", Some(Vendor::Resend)),
+            ("/v3/messages", None),
+            ("/v2/mg.acme.example/messages", None),
+            ("/", None),
+        ] {
+            let (parts, ()) = hyper::Request::post(path).body(()).unwrap().into_parts();
+            assert_eq!(Vendor::of(&parts), vendor, "{path}");
+            let (parts, ()) = hyper::Request::get(path).body(()).unwrap().into_parts();
+            assert_eq!(Vendor::of(&parts), None, "GET {path}");
+        }
+    }
+}
+
+/// Helps the vendors' tests.
+#[cfg(test)]
+mod testing {
+    use super::*;
+
+    /// Makes the call and hands its order to `check`, or gives the refusal.
+    pub fn call<T>(
+        vendor: Vendor,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+        check: impl FnOnce(Order<'_>) -> T,
+    ) -> Result<T, Refused> {
+        let headers = headers.iter().map(|(name, value)| {
+            (
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            )
+        });
+        let headers: HeaderMap = headers.collect();
+        let credentials = Credentials::new("test-key");
+        let call = Call {
+            path,
+            headers: &headers,
+            body: body.as_bytes(),
+            credentials: &credentials,
+        };
+        vendor.read(&call).map(check)
+    }
+
+    /// The letter that every vendor's example is.
+    pub fn letter() -> Letter {
+        Letter {
+            send_key: "key-1".into(),
+            lead_id: "lead-1".into(),
+            to: "jane@example.com".into(),
+            sequence: "nurture".into(),
+            step: "welcome".into(),
+            subject: "Hello \"Jane\"".into(),
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Mailgun, Messages v3, as a URL-encoded form.
+use std::borrow::Cow;
+
+use hyper::StatusCode;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Call, Caller, JSON, Letter, Order, Refused, Reply, Tags};
+use crate::address::{header, mailbox, subject};
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Documented fields that may stand there once. `attachment` and `inline` need multipart, and are not among them.
+const SINGLE: [&str; 32] = [
+    "from",
+    "subject",
+    "text",
+    "html",
+    "amp-html",
+    "template",
+    "t:version",
+    "t:text",
+    "t:variables",
+    "o:dkim",
+    "o:secondary-dkim",
+    "o:secondary-dkim-public",
+    "o:deliverytime",
+    "o:deliverytime-optimize-period",
+    "o:time-zone-localize",
+    "o:testmode",
+    "o:tracking",
+    "o:tracking-clicks",
+    "o:tracking-opens",
+    "o:tracking-pixel-location-top",
+    "o:require-tls",
+    "o:skip-verification",
+    "o:sending-ip",
+    "o:sending-ip-pool",
+    "o:archive-to",
+    "o:suppress-headers",
+    "h:Reply-To",
+    "h:Message-Id",
+    "v:send_key",
+    "v:lead_id",
+    "v:sequence",
+    "v:step",
+];
+
+/// Documented fields that may stand there more than once.
+const REPEATED: [&str; 4] = ["to", "cc", "bcc", "o:tag"];
+
+/// Fields that switch something.
+const SWITCHES: [&str; 9] = [
+    "o:dkim",
+    "o:testmode",
+    "o:tracking",
+    "o:tracking-clicks",
+    "o:tracking-opens",
+    "o:tracking-pixel-location-top",
+    "o:require-tls",
+    "o:skip-verification",
+    "t:text",
+];
+
+/// All `o:`, `h:`, `v:` and `t:` fields together may have so many bytes.
+const OPTIONS_LIMIT: usize = 16 * 1024;
+
+struct Form<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+/// The sending domain, if this is the path of the send call.
+pub fn domain(path: &str) -> Option<&str> {
+    let domain = path.strip_prefix("/v3/")?.strip_suffix("/messages")?;
+    (domain.contains('.') && !domain.contains('/')).then_some(domain)
+}
+
+pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
+    if call.basic() != Caller::Known {
+        return Err(Refused {
+            reason: "not the user api with the key".into(),
+            reply: forbidden(),
+        });
+    }
+    if !call.is(FORM) {
+        return Err(refused("the body must be a URL-encoded form".into()));
+    }
+    let form = Form(form_urlencoded::parse(call.body).collect());
+    let letter = form.check().and_then(|()| form.letter()).map_err(refused)?;
+    let test_only = form.one("o:testmode").is_some_and(is_on);
+    Ok(Order {
+        letters: vec![letter],
+        idempotency: None,
+        domain: domain(call.path),
+        test_only,
+    })
+}
+
+impl Form<'_> {
+    fn one(&self, wanted: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find_map(|(name, value)| (name == wanted).then_some(&**value))
+    }
+
+    fn required(&self, name: &str) -> Result<&str, String> {
+        self.one(name)
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| format!("{name} parameter is missing"))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            check_field(name, value)?;
+            let repeats = self.0[..index]
+                .iter()
+                .any(|(earlier, _)| earlier.eq_ignore_ascii_case(name));
+            if repeats && !REPEATED.contains(&&**name) {
+                return Err(format!("{name} parameter stands there twice"));
+            }
+        }
+        let options = self.0.iter().filter(|(name, _)| name.as_bytes().get(1) == Some(&b':'));
+        if options.map(|(name, value)| name.len() + value.len()).sum::<usize>() > OPTIONS_LIMIT {
+            return Err("Send options (parameters starting with o:, h:, v:, or t:) are limited to 16KB total".into());
+        }
+        Ok(())
+    }
+
+    fn letter(&self) -> Result<Letter, String> {
+        let address =
+            |name: &str, value| mailbox(value).map_err(|why| format!("{name} parameter is not a valid address: {why}"));
+        address("from", self.required("from")?)?;
+        let to = address("to", self.required("to")?)?;
+        if self.0.iter().filter(|(name, _)| name == "to").count() > 1 {
+            return Err("several to parameters would show every recipient all addresses".into());
+        }
+        let line = self.required("subject")?;
+        subject(line)?;
+        if !["text", "html", "amp-html", "template"]
+            .iter()
+            .any(|name| self.required(name).is_ok())
+        {
+            return Err("Need at least one of 'text', 'html', 'amp-html' or 'template' parameters specified".into());
+        }
+        Ok(Tags::find("v:", |name| self.one(&format!("v:{name}")))?.letter(to, line))
+    }
+}
+
+fn check_field(name: &str, value: &str) -> Result<(), String> {
+    if let Some(variable) = name.strip_prefix("v:") {
+        return if variable.is_empty() {
+            Err("a variable has no name".into())
+        } else {
+            Ok(())
+        };
+    }
+    if let Some(field) = name.strip_prefix("h:") {
+        return header(field, value);
+    }
+    if !SINGLE.contains(&name) && !REPEATED.contains(&name) {
+        return Err(format!("{name} is not a documented parameter"));
+    }
+    if matches!(name, "cc" | "bcc") {
+        mailbox(value)?;
+    }
+    let switch = is_on(value) || matches!(value, "no" | "false" | "htmlonly");
+    if SWITCHES.contains(&name) && !switch {
+        return Err(format!("{name} parameter is neither yes nor no"));
+    }
+    if name == "o:tag" && (value.is_empty() || value.len() > 128 || !value.is_ascii()) {
+        return Err("a tag has 1 to 128 ASCII characters".into());
+    }
+    Ok(())
+}
+
+fn is_on(value: &str) -> bool {
+    matches!(value, "yes" | "true")
+}
+
+/// `<time.random@domain>`
+pub fn message_id(random: u128, at: u64, domain: Option<&str>) -> String {
+    let at = i64::try_from(at)
+        .ok()
+        .and_then(|at| Timestamp::from_millisecond(at).ok())
+        .unwrap_or_default();
+    let at = at.strftime("%Y%m%d%H%M%S");
+    format!("<{at}.{:016x}@{}>", random >> 64, domain.unwrap_or("mailgun.example"))
+}
+
+pub fn accepted(message_id: &str) -> Reply {
+    #[derive(Serialize)]
+    struct Queued<'a> {
+        id: &'a str,
+        message: &'a str,
+    }
+    let body = Queued {
+        id: message_id,
+        message: "Queued. Thank you.",
+    };
+    Reply::new(StatusCode::OK, JSON, serde_json::to_vec(&body).unwrap_or_default())
+}
+
+pub fn failure(status: StatusCode, message: &str) -> Reply {
+    #[derive(Serialize)]
+    struct Failure<'a> {
+        message: &'a str,
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        return forbidden();
+    }
+    Reply::new(
+        status,
+        JSON,
+        serde_json::to_vec(&Failure { message }).unwrap_or_default(),
+    )
+}
+
+/// A wrong key gets a word, not JSON.
+fn forbidden() -> Reply {
+    Reply::new(StatusCode::UNAUTHORIZED, "text/plain; charset=utf-8", "Forbidden")
+}
+
+fn refused(reason: String) -> Refused {
+    Refused {
+        reply: failure(StatusCode::BAD_REQUEST, &reason),
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Vendor;
+    use super::super::testing::{call, letter};
+    use super::*;
+
+    const PATH: &str = "/v3/mg.acme.example/messages";
+    /// The user `api` with the password `test-key`.
+    const HEADERS: [(&str, &str); 2] = [("authorization", "Basic YXBpOnRlc3Qta2V5"), ("content-type", FORM)];
+
+    const EXAMPLE: [(&str, &str); 13] = [
+        ("from", "Acme <hello@acme.example>"),
+        ("to", "jane@example.com"),
+        ("subject", "Hello \"Jane\""),
+        ("text", "Hello"),
+        ("html", "<p>Hello</p>"),
+        ("h:Message-Id", "<key-1@acme.example>"),
+        ("h:List-Unsubscribe", "<https://acme.example/u>"),
+        ("v:send_key", "key-1"),
+        ("v:lead_id", "lead-1"),
+        ("v:sequence", "nurture"),
+        ("v:step", "welcome"),
+        ("o:tag", "nurture"),
+        ("o:tag", "welcome"),
+    ];
+
+    fn encode(form: &[(&str, &str)]) -> String {
+        form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(form)
+            .finish()
+    }
+
+    fn send(form: &[(&str, &str)]) -> Result<Letter, Refused> {
+        call(Vendor::Mailgun, PATH, &HEADERS, &encode(form), |mut order| {
+            order.letters.remove(0)
+        })
+    }
+
+    fn without(name: &str) -> Vec<(&'static str, &'static str)> {
+        EXAMPLE.into_iter().filter(|(field, _)| *field != name).collect()
+    }
+
+    fn with(name: &'static str, value: &'static str) -> Vec<(&'static str, &'static str)> {
+        [without(name), vec![(name, value)]].concat()
+    }
+
+    #[test]
+    fn a_documented_request_is_accepted() {
+        assert_eq!(send(&EXAMPLE).unwrap(), letter());
+        assert_eq!(send(&with("o:tracking-clicks", "htmlonly")).unwrap(), letter());
+        assert_eq!(send(&without("html")).unwrap(), letter());
+    }
+
+    #[test]
+    fn test_mode_delivers_nothing() {
+        let form = encode(&with("o:testmode", "yes"));
+        assert!(call(Vendor::Mailgun, PATH, &HEADERS, &form, |order| order.test_only).unwrap());
+    }
+
+    #[test]
+    fn an_undocumented_request_is_refused() {
+        let no_body: Vec<_> = without("text")
+            .into_iter()
+            .filter(|(name, _)| *name != "html")
+            .collect();
+        let cases = [
+            ("from missing", without("from")),
+            ("to missing", without("to")),
+            ("subject missing", without("subject")),
+            ("no text, no html", no_body),
+            ("no send key", without("v:send_key")),
+            ("no lead id", without("v:lead_id")),
+            ("no sequence", without("v:sequence")),
+            ("no step", without("v:step")),
+            ("unknown field", with("reply_to", "a@b.cd")),
+            ("unknown option", with("o:unknown", "yes")),
+            ("not an address", with("to", "jane")),
+            ("two addresses", with("to", "jane@example.com, joe@example.com")),
+            ("two recipients", [&EXAMPLE[..], &[("to", "joe@example.com")]].concat()),
+            ("two subjects", [&EXAMPLE[..], &[("subject", "Again")]].concat()),
+            ("sender unquoted", with("from", "Acme, Inc. <hello@acme.example>")),
+            ("header injection", with("h:X-A", "a\r\nBcc: b@c.de")),
+            ("header name", with("h:X A", "a")),
+            ("switch", with("o:tracking", "maybe")),
+            ("tag", with("o:tag", "")),
+        ];
+        for (case, form) in cases {
+            let refused = send(&form).expect_err(case);
+            assert_eq!(refused.reply.status(), 400, "{case}");
+            assert!(refused.reply.body().starts_with(r#"{"message":"#), "{case}");
+        }
+    }
+
+    #[test]
+    fn options_of_more_than_16_kb_are_refused() {
+        let long = "x".repeat(OPTIONS_LIMIT);
+        let refused = send(&[&EXAMPLE[..], &[("v:long", &long)]].concat()).unwrap_err();
+        assert!(refused.reason.contains("16KB"));
+    }
+
+    #[test]
+    fn a_wrong_key_or_media_type_is_refused() {
+        let body = encode(&EXAMPLE);
+        for (headers, status) in [
+            (vec![HEADERS[1]], 401),
+            (vec![("authorization", "Bearer test-key"), HEADERS[1]], 401),
+            (vec![HEADERS[0]], 400),
+            (vec![HEADERS[0], ("content-type", "application/json")], 400),
+        ] {
+            let refused = call(Vendor::Mailgun, PATH, &headers, &body, |_| ()).unwrap_err();
+            assert_eq!(refused.reply.status(), status, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_has_the_vendors_form() {
+        let id = message_id(0xABCD << 64, 1_700_000_000_000, Some("mg.acme.example"));
+        assert_eq!(id, "<20231114221320.000000000000abcd@mg.acme.example>");
+    }
+}

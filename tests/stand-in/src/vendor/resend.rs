@@ -1,0 +1,405 @@
+//! Resend, `POST /emails`.
+use std::collections::BTreeMap;
+
+use hyper::StatusCode;
+use hyper::header::{HeaderName, USER_AGENT};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Call, Caller, IdempotencyKey, JSON, Letter, Order, Refused, Reply, Tags};
+use crate::address::{header, mailbox, subject};
+use crate::json::{self, Text, Texts, Unreadable, present};
+
+pub const PATH: &str = "/emails";
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mail<'a> {
+    #[serde(borrow)]
+    from: Text<'a>,
+    to: Addresses<'a>,
+    subject: Text<'a>,
+    #[serde(default, deserialize_with = "present")]
+    cc: Option<Addresses<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    bcc: Option<Addresses<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    reply_to: Option<Addresses<'a>>,
+    #[serde(default, deserialize_with = "present", rename = "scheduled_at")]
+    _scheduled_at: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    html: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    text: Option<Text<'a>>,
+    #[serde(default)]
+    headers: Texts<'a>,
+    #[serde(default, deserialize_with = "present", rename = "topic_id")]
+    _topic_id: Option<Text<'a>>,
+    #[serde(default, rename = "attachments")]
+    _attachments: Vec<Attachment<'a>>,
+    #[serde(default)]
+    tags: Vec<Tag<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    template: Option<Template<'a>>,
+}
+
+/// One address or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Addresses<'a> {
+    #[serde(borrow)]
+    One(Text<'a>),
+    Many(Vec<Text<'a>>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tag<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    value: Text<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Attachment<'a> {
+    #[serde(default, borrow, deserialize_with = "present", rename = "content")]
+    _content: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "present", rename = "path")]
+    _path: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "present", rename = "filename")]
+    _filename: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "present", rename = "content_type")]
+    _content_type: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "present", rename = "content_id")]
+    _content_id: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Template<'a> {
+    #[serde(borrow, rename = "id")]
+    _id: Text<'a>,
+    #[serde(default, rename = "variables")]
+    _variables: BTreeMap<Text<'a>, Value>,
+}
+
+pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
+    if call.text(&USER_AGENT).is_none_or(str::is_empty) {
+        // Answered by what stands before the API, so not in its words.
+        let reply = Reply::new(StatusCode::FORBIDDEN, "text/plain; charset=UTF-8", "error code: 1010");
+        return Err(Refused {
+            reason: "the User-Agent header is missing".into(),
+            reply,
+        });
+    }
+    match call.bearer() {
+        Caller::Known => {}
+        Caller::Anonymous => {
+            return Err(refused(
+                StatusCode::UNAUTHORIZED,
+                "missing_api_key",
+                "Missing API Key".into(),
+            ));
+        }
+        Caller::Unknown => {
+            return Err(refused(
+                StatusCode::FORBIDDEN,
+                "invalid_api_key",
+                "API key is invalid".into(),
+            ));
+        }
+    }
+    if !call.is(JSON) {
+        return Err(invalid("The Content-Type must be application/json.".into()));
+    }
+    let mail: Mail = json::read(call.body).map_err(|unreadable| match unreadable {
+        Unreadable::Malformed(why) => refused(StatusCode::BAD_REQUEST, "validation_error", why),
+        Unreadable::Mistyped(why) if why.starts_with("missing field") => {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, "missing_required_field", why)
+        }
+        Unreadable::Mistyped(why) => invalid(why),
+    })?;
+    let letter = mail.letter().map_err(invalid)?;
+    let idempotency = Some(idempotency_key(call, &letter.send_key)?);
+    Ok(Order {
+        letters: vec![letter],
+        idempotency,
+        domain: None,
+        test_only: false,
+    })
+}
+
+/// Ours is the send key itself, so that a retry of a step can only ever be that step.
+fn idempotency_key<'a>(call: &Call<'a>, send_key: &str) -> Result<IdempotencyKey<'a>, Refused> {
+    let invalid_key = |reason: &str| refused(StatusCode::BAD_REQUEST, "invalid_idempotency_key", reason.into());
+    let key = call.headers.get(IDEMPOTENCY_KEY).and_then(|value| value.to_str().ok());
+    match key {
+        None => Err(invalid_key("the Idempotency-Key header is missing")),
+        Some(key) if !(1..=256).contains(&key.len()) => {
+            Err(invalid_key("The idempotency key must be between 1-256 chars."))
+        }
+        Some(key) if key != send_key => Err(invalid_key("the Idempotency-Key is not the tag send_key")),
+        Some(key) => Ok(IdempotencyKey { key, body: call.body }),
+    }
+}
+
+impl Mail<'_> {
+    fn letter(&self) -> Result<Letter, String> {
+        let address = |field: &str, text| mailbox(text).map_err(|why| format!("Invalid `{field}` field. {why}"));
+        address("from", &self.from)?;
+        let [to] = self.to.list() else {
+            return Err("Invalid `to` field. An email of a sequence has one recipient.".into());
+        };
+        let to = address("to", to)?;
+        for (field, texts) in [("cc", &self.cc), ("bcc", &self.bcc), ("reply_to", &self.reply_to)] {
+            let texts = texts.as_ref().map(Addresses::list).unwrap_or_default();
+            texts.iter().try_for_each(|text| address(field, text).map(drop))?;
+        }
+        subject(&self.subject)?;
+        let bodies = [&self.html, &self.text];
+        if self.template.is_none()
+            && bodies
+                .iter()
+                .all(|body| body.as_ref().is_none_or(|body| body.is_empty()))
+        {
+            return Err("Missing `html` or `text` field.".into());
+        }
+        self.headers.iter().try_for_each(|(name, value)| header(name, value))?;
+        self.tags.iter().try_for_each(Tag::check)?;
+        let get = |wanted: &str| self.tags.iter().find(|tag| &*tag.name == wanted).map(|tag| &*tag.value);
+        Ok(Tags::find("tags.", get)?.letter(to, &self.subject))
+    }
+}
+
+impl<'a> Addresses<'a> {
+    fn list(&self) -> &[Text<'a>] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl Tag<'_> {
+    fn check(&self) -> Result<(), String> {
+        let ok = |text: &str| {
+            (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        };
+        if ok(&self.name) && ok(&self.value) {
+            return Ok(());
+        }
+        Err("Tags should only contain ASCII letters, numbers, underscores, or dashes.".into())
+    }
+}
+
+pub fn accepted(message_id: &str) -> Reply {
+    #[derive(Serialize)]
+    struct Sent<'a> {
+        id: &'a str,
+    }
+    Reply::new(
+        StatusCode::OK,
+        JSON,
+        serde_json::to_vec(&Sent { id: message_id }).unwrap_or_default(),
+    )
+}
+
+/// The first request with this key is not answered yet.
+pub fn concurrent() -> Reply {
+    let message = "Another request with the same idempotency key is being processed. Try again later.";
+    failure(StatusCode::CONFLICT, "concurrent_idempotent_requests", message)
+}
+
+/// The key was used for another body.
+pub fn body_differs() -> Reply {
+    let message = "This idempotency key has been used with a different request payload.";
+    failure(StatusCode::CONFLICT, "invalid_idempotent_request", message)
+}
+
+/// The vendor's name for an error where the status alone says which.
+pub fn name_for(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "missing_api_key",
+        StatusCode::FORBIDDEN => "invalid_api_key",
+        StatusCode::NOT_FOUND => "not_found",
+        StatusCode::CONFLICT => "concurrent_idempotent_requests",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
+        status if status.is_server_error() => "internal_server_error",
+        _ => "validation_error",
+    }
+}
+
+pub fn failure(status: StatusCode, name: &str, message: &str) -> Reply {
+    #[derive(Serialize)]
+    struct Failure<'a> {
+        #[serde(rename = "statusCode")]
+        status: u16,
+        message: &'a str,
+        name: &'a str,
+    }
+    let body = Failure {
+        status: status.as_u16(),
+        message,
+        name,
+    };
+    Reply::new(status, JSON, serde_json::to_vec(&body).unwrap_or_default())
+}
+
+fn invalid(reason: String) -> Refused {
+    refused(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", reason)
+}
+
+fn refused(status: StatusCode, name: &str, reason: String) -> Refused {
+    Refused {
+        reply: failure(status, name, &reason),
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Vendor;
+    use super::super::testing::{call, letter};
+    use super::*;
+
+    const HEADERS: [(&str, &str); 4] = [
+        ("authorization", "Bearer test-key"),
+        ("content-type", JSON),
+        ("user-agent", "dripline/0"),
+        ("idempotency-key", "key-1"),
+    ];
+
+    fn example() -> Value {
+        json!({
+            "from": "Acme <hello@acme.example>",
+            "to": ["jane@example.com"],
+            "reply_to": "help@acme.example",
+            "subject": "Hello \"Jane\"",
+            "html": "<p>Hello</p>",
+            "text": "Hello",
+            "headers": { "List-Unsubscribe": "<https://acme.example/u>" },
+            "tags": [
+                { "name": "send_key", "value": "key-1" },
+                { "name": "lead_id", "value": "lead-1" },
+                { "name": "sequence", "value": "nurture" },
+                { "name": "step", "value": "welcome" }
+            ]
+        })
+    }
+
+    fn send_with(change: impl FnOnce(&mut Value)) -> Result<Letter, Refused> {
+        let mut body = example();
+        change(&mut body);
+        call(Vendor::Resend, PATH, &HEADERS, &body.to_string(), |mut order| {
+            order.letters.remove(0)
+        })
+    }
+
+    #[test]
+    fn a_documented_request_is_accepted() {
+        assert_eq!(send_with(|_| {}).unwrap(), letter());
+        assert_eq!(
+            send_with(|body| body["to"] = json!("jane@example.com")).unwrap(),
+            letter()
+        );
+    }
+
+    #[test]
+    fn the_send_key_is_the_idempotency_key() {
+        let key = call(Vendor::Resend, PATH, &HEADERS, &example().to_string(), |order| {
+            order.idempotency.map(|idempotency| idempotency.key.to_owned())
+        });
+        assert_eq!(key.unwrap().as_deref(), Some("key-1"));
+    }
+
+    #[test]
+    fn an_undocumented_request_is_refused() {
+        type Change = fn(&mut Value);
+        let cases: [(&str, &str, Change); 18] = [
+            ("unknown field", "validation_error", |body| {
+                body["replyTo"] = json!("a@b.cd");
+            }),
+            ("unknown field of a tag", "validation_error", |body| {
+                body["tags"][0]["key"] = json!("x");
+            }),
+            ("tags as an object", "validation_error", |body| {
+                body["tags"] = json!({ "send_key": "key-1" });
+            }),
+            ("headers as a list", "validation_error", |body| {
+                body["headers"] = json!([["X-A", "b"]]);
+            }),
+            ("null", "validation_error", |body| body["text"] = Value::Null),
+            ("from missing", "missing_required_field", |body| {
+                drop(body.as_object_mut().unwrap().remove("from"));
+            }),
+            ("to missing", "missing_required_field", |body| {
+                drop(body.as_object_mut().unwrap().remove("to"));
+            }),
+            ("subject missing", "missing_required_field", |body| {
+                body.as_object_mut().unwrap().remove("subject");
+            }),
+            ("subject empty", "validation_error", |body| body["subject"] = json!(" ")),
+            ("subject of two lines", "validation_error", |body| {
+                body["subject"] = json!("a\nb");
+            }),
+            ("no body", "validation_error", |body| {
+                body.as_object_mut()
+                    .unwrap()
+                    .retain(|name, _| name != "html" && name != "text");
+            }),
+            ("not an address", "validation_error", |body| {
+                body["to"] = json!(["jane"]);
+            }),
+            ("no recipient", "validation_error", |body| body["to"] = json!([])),
+            ("two recipients", "validation_error", |body| {
+                body["to"] = json!(["a@b.cd", "e@f.gh"]);
+            }),
+            ("no tags", "validation_error", |body| body["tags"] = json!([])),
+            ("a tag with a dot", "validation_error", |body| {
+                body["tags"][2]["value"] = json!("a.b");
+            }),
+            ("another send key", "invalid_idempotency_key", |body| {
+                body["tags"][0]["value"] = json!("key-2");
+            }),
+            ("header injection", "validation_error", |body| {
+                body["headers"]["X-A"] = json!("a\r\nBcc: b@c.de");
+            }),
+        ];
+        for (case, name, change) in cases {
+            let refused = send_with(change).expect_err(case);
+            let body: Value = serde_json::from_str(refused.reply.body()).unwrap();
+            assert_eq!(body["name"], name, "{case}: {body}");
+            assert_eq!(body["statusCode"], refused.reply.status(), "{case}");
+        }
+    }
+
+    #[test]
+    fn wrong_headers_are_refused() {
+        let body = example().to_string();
+        let long = "x".repeat(257);
+        let without = |name: &str| {
+            HEADERS
+                .into_iter()
+                .filter(|(header, _)| *header != name)
+                .collect::<Vec<_>>()
+        };
+        let with = |name, value| [without(name), vec![(name, value)]].concat();
+        for (headers, status, word) in [
+            (without("user-agent"), 403, "1010"),
+            (without("authorization"), 401, "missing_api_key"),
+            (with("authorization", "Bearer other"), 403, "invalid_api_key"),
+            (without("content-type"), 422, "Content-Type"),
+            (without("idempotency-key"), 400, "invalid_idempotency_key"),
+            (with("idempotency-key", &long), 400, "invalid_idempotency_key"),
+        ] {
+            let refused = call(Vendor::Resend, PATH, &headers, &body, |_| ()).unwrap_err();
+            assert_eq!(refused.reply.status(), status, "{word}");
+            assert!(refused.reply.body().contains(word), "{word}: {}", refused.reply.body());
+        }
+    }
+}

@@ -2,8 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use dripline_domain::{RetryPolicy, Sanitiser, Sequence};
+use dripline_domain::{LeadIdKey, RetryPolicy, Sanitiser, Sequence};
 use ractor::{ActorCell, ActorRef, SpawnErr};
 use ractor_supervisor::{
     ChildBackoffFn, ChildSpec, Restart, SpawnFn, Supervisor, SupervisorArguments, SupervisorMsg, SupervisorOptions, SupervisorStrategy,
@@ -45,7 +44,7 @@ pub struct Settings {
     /// How raw leads are cleaned.
     pub sanitiser: Sanitiser,
     /// Makes lead ids.
-    pub identity: Bytes,
+    pub lead_ids: LeadIdKey,
 }
 
 /// The world, as the engine needs it.
@@ -121,7 +120,7 @@ impl Engine {
         let intake = Arc::new(Intake {
             services: Arc::clone(&services),
             sanitiser: settings.sanitiser.clone(),
-            identity: settings.identity.clone(),
+            lead_ids: settings.lead_ids.clone(),
         });
         let due = Arc::new(Due { services: Arc::clone(&services) });
 

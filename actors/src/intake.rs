@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dripline_domain::{Arrival, ArrivalError, LeadId, LeadKey, Sanitiser};
+use dripline_domain::{Arrival, ArrivalError, LeadIdKey, LeadKey, Sanitiser};
 use serde::{Deserialize, Serialize};
 
 use crate::leads::Services;
@@ -32,8 +32,7 @@ impl TimerPayload {
 pub(crate) struct Intake {
     pub(crate) services: Arc<Services>,
     pub(crate) sanitiser: Sanitiser,
-    /// Makes lead ids; see [`LeadId::derive`].
-    pub(crate) identity: Bytes,
+    pub(crate) lead_ids: LeadIdKey,
 }
 
 impl Consume for Intake {
@@ -59,7 +58,7 @@ impl Consume for Intake {
             return reject(&self.services, "unknown_sequence", reason, delivery);
         };
         let key = LeadKey::of(&arrival.address);
-        let lead_id = LeadId::derive(&self.identity, &arrival.address);
+        let lead_id = self.lead_ids.lead_id(&arrival.address);
         tracing::info!(%lead_id, source, sequence = sequence.name, "lead arrived");
         hand_over(self.services.leads.arrive(key, arrival, lead_id, sequence, delivery));
     }

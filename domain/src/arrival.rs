@@ -1,19 +1,20 @@
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+//! Leads as sources send them, and what we make of them.
+
+use serde::Serialize;
+use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 
+use crate::Address;
 use crate::phone::{normalise_international_phone, normalise_phone};
-use crate::{Address, AddressError};
+
+mod error;
+mod profile;
+
+pub use error::ArrivalError;
+pub use profile::Profile;
 
 /// A name longer than this many characters is none.
 const MAX_NAME_CHARS: usize = 100;
-
-/// A merged profile takes no new attribute beyond so many; those it has are still updated.
-const MAX_MERGED_ATTRIBUTES: usize = 128;
-
-/// Nor any attribute that makes them longer than this, serialised, in bytes: a lead's document must stay well below
-/// the largest message a server takes (1 MiB unless set otherwise), or the lead could never be written again.
-const MAX_MERGED_BYTES: usize = 128 * 1024;
 
 /// A lead as a source hands it in, cleaned.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,59 +27,6 @@ pub struct Arrival {
     pub sequence: Option<String>,
 }
 
-/// What sources told us of a person, cleaned.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Profile {
-    /// Tidied: NFC, one line, single spaces, at most 100 characters, its case as it came.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_name: Option<String>,
-    /// Tidied likewise.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_name: Option<String>,
-    /// E.164. A number that cannot be written so stands in `attributes` under `phone`, as it came.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub phone: Option<String>,
-    /// Every field we do not know, as it came, in the order it came.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub attributes: Map<String, Value>,
-}
-
-impl Profile {
-    /// Takes over what a later arrival told: its fields win where it has them, its attributes key by key. Says
-    /// whether that changed anything.
-    ///
-    /// Attributes grow to 128 keys and 128 KiB, serialised; what would exceed that is left out, the newest first.
-    pub fn merge(&mut self, newer: Self) -> bool {
-        let mut changed = false;
-        for (ours, theirs) in [
-            (&mut self.first_name, newer.first_name),
-            (&mut self.last_name, newer.last_name),
-            (&mut self.phone, newer.phone),
-        ] {
-            if theirs.is_some() && *ours != theirs {
-                *ours = theirs;
-                changed = true;
-            }
-        }
-        let mut bytes = json_bytes(&self.attributes);
-        for (key, value) in newer.attributes {
-            let old = self.attributes.get(&key);
-            // An old value makes room for the new one; a new key needs room for itself.
-            let room = old.map_or_else(|| json_bytes(&key), |_| 0);
-            let grown = bytes + room + json_bytes(&value) - old.map_or(0, json_bytes);
-            let one_too_many = old.is_none() && self.attributes.len() >= MAX_MERGED_ATTRIBUTES;
-            if old == Some(&value) || one_too_many || grown > MAX_MERGED_BYTES {
-                continue;
-            }
-            bytes = grown;
-            self.attributes.insert(key, value);
-            changed = true;
-        }
-        changed
-    }
-}
-
 /// Reads leads as sources send them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sanitiser {
@@ -89,7 +37,7 @@ pub struct Sanitiser {
     pub limits: Limits,
 }
 
-/// How much a lead may bring. An unsent megabyte of attributes is a mistake, or an attack.
+/// How much a lead may bring. More is a mistake, or an attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Fields, known and unknown, at the top level.
@@ -106,92 +54,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_fields: 64, max_key_chars: 64, max_text_chars: 1024, max_depth: 4, max_total_bytes: 16 * 1024 }
-    }
-}
-
-/// Why a lead was not taken. A `field` is named as the source named it, such as `utm.source` or `tags[2]`, fit for a log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ArrivalError {
-    /// Not JSON at all.
-    #[error("not JSON: {0}")]
-    NotJson(String),
-    /// Said to be MessagePack, and is not, or ends early.
-    #[error("not MessagePack: {0}")]
-    NotMessagePack(String),
-    /// JSON, but a list, a text, a number.
-    #[error("not a JSON object, such as {{\"email\": \"jane@example.com\"}}")]
-    NotAnObject,
-    /// No `email`, or an empty one.
-    #[error("no email")]
-    MissingEmail,
-    /// An `email` that cannot be mailed.
-    #[error("email: {0}")]
-    InvalidEmail(#[from] AddressError),
-    /// A `sequence` that cannot be the name of one.
-    #[error("sequence: a name has 1 to 64 of the characters a-z, 0-9, _ and -")]
-    InvalidSequence,
-    /// A number where a text belongs, and the like.
-    #[error("{field}: not {expected}")]
-    WrongType {
-        /// Which.
-        field: String,
-        /// What it should be: `a text`.
-        expected: &'static str,
-    },
-    /// A character that starts a new header line, or that no text has. Refused rather than dropped: such a lead was
-    /// not written by a person.
-    #[error("{field}: holds control characters")]
-    ControlCharacters {
-        /// Which.
-        field: String,
-    },
-    /// A key or a text that is too long.
-    #[error("{field}: longer than {limit} characters")]
-    TooLong {
-        /// Which.
-        field: String,
-        /// The most characters.
-        limit: usize,
-    },
-    /// Too many fields.
-    #[error("more than {limit} fields")]
-    TooManyFields {
-        /// The most fields.
-        limit: usize,
-    },
-    /// An attribute with too much inside one another.
-    #[error("{field}: nested deeper than {limit}")]
-    TooDeep {
-        /// Which.
-        field: String,
-        /// The most arrays and objects within one another.
-        limit: usize,
-    },
-    /// Attributes that are too large together.
-    #[error("the attributes are larger than {limit} bytes")]
-    TooLarge {
-        /// The most bytes, as JSON.
-        limit: usize,
-    },
-}
-
-impl ArrivalError {
-    /// A word for programs, in snake case; it never changes for a kind of fault.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NotJson(_) => "not_json",
-            Self::NotMessagePack(_) => "not_msgpack",
-            Self::NotAnObject => "not_an_object",
-            Self::MissingEmail => "missing_email",
-            Self::InvalidEmail(_) => "invalid_email",
-            Self::InvalidSequence => "invalid_sequence",
-            Self::WrongType { .. } => "wrong_type",
-            Self::ControlCharacters { .. } => "control_characters",
-            Self::TooLong { .. } => "too_long",
-            Self::TooManyFields { .. } => "too_many_fields",
-            Self::TooDeep { .. } => "too_deep",
-            Self::TooLarge { .. } => "too_large",
+        Self {
+            max_fields: 64,
+            max_key_chars: 64,
+            max_text_chars: 1024,
+            max_depth: 4,
+            max_total_bytes: 16 * 1024,
         }
     }
 }
@@ -243,23 +111,40 @@ impl Sanitiser {
     /// lead: it stays an attribute under `phone`. All else is an attribute, as it came, but for line ends, which
     /// become `\n`.
     pub fn read(&self, fields: Value) -> Result<Arrival, ArrivalError> {
-        let Value::Object(fields) = fields else { return Err(ArrivalError::NotAnObject) };
+        let Value::Object(fields) = fields else {
+            return Err(ArrivalError::NotAnObject);
+        };
         if fields.len() > self.limits.max_fields {
-            return Err(ArrivalError::TooManyFields { limit: self.limits.max_fields });
+            return Err(ArrivalError::TooManyFields {
+                limit: self.limits.max_fields,
+            });
         }
         let mut read = Read::default();
         for (key, value) in fields {
             self.read_field(&mut read, key, value)?;
         }
-        let Read { address, mut profile, sequence, raw_phone } = read;
+        let Read {
+            address,
+            mut profile,
+            sequence,
+            raw_phone,
+        } = read;
         if let Some((key, text)) = raw_phone {
             let taken = profile.attributes.contains_key("phone");
-            profile.attributes.insert(if taken { key } else { "phone".to_owned() }, Value::String(text));
+            profile
+                .attributes
+                .insert(if taken { key } else { "phone".to_owned() }, Value::String(text));
         }
         if json_bytes(&profile.attributes) > self.limits.max_total_bytes {
-            return Err(ArrivalError::TooLarge { limit: self.limits.max_total_bytes });
+            return Err(ArrivalError::TooLarge {
+                limit: self.limits.max_total_bytes,
+            });
         }
-        Ok(Arrival { address: address.ok_or(ArrivalError::MissingEmail)?, profile, sequence })
+        Ok(Arrival {
+            address: address.ok_or(ArrivalError::MissingEmail)?,
+            profile,
+            sequence,
+        })
     }
 
     fn read_field(&self, read: &mut Read, key: String, value: Value) -> Result<(), ArrivalError> {
@@ -308,14 +193,22 @@ impl Sanitiser {
     /// `path` names the value in errors; `depth` is how many arrays and objects it stands in.
     fn check_attribute(&self, value: Value, path: &str, depth: usize) -> Result<Value, ArrivalError> {
         if (value.is_array() || value.is_object()) && depth == self.limits.max_depth {
-            return Err(ArrivalError::TooDeep { field: excerpt(path), limit: self.limits.max_depth });
+            return Err(ArrivalError::TooDeep {
+                field: excerpt(path),
+                limit: self.limits.max_depth,
+            });
         }
         match value {
             Value::Null | Value::Bool(_) | Value::Number(_) => Ok(value),
             Value::String(text) => self.check_text(text, path).map(Value::String),
             Value::Array(values) => {
                 let check = |(i, value)| self.check_attribute(value, &format!("{path}[{i}]"), depth + 1);
-                values.into_iter().enumerate().map(check).collect::<Result<_, _>>().map(Value::Array)
+                values
+                    .into_iter()
+                    .enumerate()
+                    .map(check)
+                    .collect::<Result<_, _>>()
+                    .map(Value::Array)
             }
             Value::Object(fields) => {
                 let check = |(key, value): (String, Value)| {
@@ -324,7 +217,11 @@ impl Sanitiser {
                     let value = self.check_attribute(value, &path, depth + 1)?;
                     Ok((key, value))
                 };
-                fields.into_iter().map(check).collect::<Result<_, _>>().map(Value::Object)
+                fields
+                    .into_iter()
+                    .map(check)
+                    .collect::<Result<_, _>>()
+                    .map(Value::Object)
             }
         }
     }
@@ -336,7 +233,11 @@ impl Sanitiser {
 
     /// Line ends are made `\n`, as HTML forms send `\r\n`.
     fn check_text(&self, text: String, path: &str) -> Result<String, ArrivalError> {
-        let text = if text.contains("\r\n") { text.replace("\r\n", "\n") } else { text };
+        let text = if text.contains("\r\n") {
+            text.replace("\r\n", "\n")
+        } else {
+            text
+        };
         refuse_long(&text, path, self.limits.max_text_chars)?;
         if text.contains(|c: char| c.is_control() && c != '\n' && c != '\t') {
             return Err(ArrivalError::ControlCharacters { field: excerpt(path) });
@@ -350,9 +251,10 @@ fn text(field: &str, value: Value) -> Result<Option<String>, ArrivalError> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            Err(ArrivalError::WrongType { field: field.to_owned(), expected: "a text" })
-        }
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => Err(ArrivalError::WrongType {
+            field: field.to_owned(),
+            expected: "a text",
+        }),
     }
 }
 
@@ -375,7 +277,10 @@ fn refuse_control(text: &str, field: &str) -> Result<(), ArrivalError> {
 fn refuse_long(text: &str, field: &str, limit: usize) -> Result<(), ArrivalError> {
     // A text has no more characters than bytes, so most need not be counted.
     if text.len() > limit && text.chars().count() > limit {
-        return Err(ArrivalError::TooLong { field: excerpt(field), limit });
+        return Err(ArrivalError::TooLong {
+            field: excerpt(field),
+            limit,
+        });
     }
     Ok(())
 }
@@ -383,7 +288,9 @@ fn refuse_long(text: &str, field: &str, limit: usize) -> Result<(), ArrivalError
 /// The name of a sequence, a step or a template: safe in a subject, a key and a file name.
 pub(crate) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
 }
 
 /// A foreign text as it may stand in a message: at most 80 characters, none of them a control character.

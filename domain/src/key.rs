@@ -29,10 +29,8 @@ impl LeadKey {
         let bytes = address.as_str().as_bytes();
         let mut key = String::with_capacity(bytes.len() + 8);
         for (i, &byte) in bytes.iter().enumerate() {
-            let inner_single_dot = byte == b'.'
-                && i > 0
-                && bytes.get(i + 1).is_some_and(|&next| next != b'.')
-                && bytes[i - 1] != b'.';
+            let inner_single_dot =
+                byte == b'.' && i > 0 && bytes.get(i + 1).is_some_and(|&next| next != b'.') && bytes[i - 1] != b'.';
             if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' || inner_single_dot {
                 key.push(char::from(byte));
             } else {
@@ -61,7 +59,11 @@ impl LeadKey {
         }
         let address = String::from_utf8(bytes).map_err(|_| KeyError::Encoding)?;
         let key = Self::of(&Address::parse(&address)?);
-        if key.0 == text { Ok(key) } else { Err(KeyError::NotCanonical) }
+        if key.0 == text {
+            Ok(key)
+        } else {
+            Err(KeyError::NotCanonical)
+        }
     }
 
     /// As it stands in a subject or a bucket.
@@ -96,7 +98,15 @@ mod tests {
 
     #[test]
     fn what_is_no_key_of_ours_is_refused() {
-        for text in ["", "jane", "jane=4", "jane=ZZexample.com", "jane=40example=2Ecom", "jane@example.com", "=FF=40a.com"] {
+        for text in [
+            "",
+            "jane",
+            "jane=4",
+            "jane=ZZexample.com",
+            "jane=40example=2Ecom",
+            "jane@example.com",
+            "=FF=40a.com",
+        ] {
             assert!(LeadKey::parse(text).is_err(), "{text}");
         }
     }

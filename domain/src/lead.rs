@@ -41,19 +41,35 @@ pub struct Lead {
 pub struct LeadId(String);
 
 impl LeadId {
-    /// The id of this address under this installation's key: whoever has the key can compute it, nobody can read the
-    /// address from it. HMAC-SHA-256, cut to 128 bits.
-    pub fn derive(key: &[u8], address: &Address) -> Self {
-        // HMAC takes a key of any length (RFC 2104 §3), so the error arm cannot be reached; an empty MAC key is as
-        // good as the empty key then.
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&hmac::digest::Key::<Hmac<Sha256>>::default()));
-        mac.update(address.as_str().as_bytes());
-        Self(format!("ld_{}", hex(&mac.finalize().into_bytes()[..16])))
-    }
-
     /// The id.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Makes the lead ids of one installation. Whoever has the key can compute a lead's id from its address; nobody can read
+/// the address from the id.
+#[derive(Clone)]
+pub struct LeadIdKey(Vec<u8>);
+
+impl LeadIdKey {
+    /// From this installation's secret.
+    pub fn new(secret: impl Into<Vec<u8>>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The id of this address: HMAC-SHA-256 (RFC 2104), cut to 128 bits.
+    pub fn lead_id(&self, address: &Address) -> LeadId {
+        // HMAC takes a key of any length, so the other arm is never reached.
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&Default::default()));
+        mac.update(address.as_str().as_bytes());
+        LeadId(format!("ld_{}", hex(&mac.finalize().into_bytes()[..16])))
+    }
+}
+
+impl fmt::Debug for LeadIdKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeadIdKey(***)")
     }
 }
 
@@ -66,11 +82,13 @@ impl fmt::Display for LeadId {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
 
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Names one arrival for good: its place in the queue and the time the queue took it. A redelivery has the same.
@@ -213,7 +231,10 @@ impl Lead {
 
     /// When it needs us next; none when it waits for nothing.
     pub fn next_action(&self) -> Option<Timestamp> {
-        self.enrolments.iter().filter_map(|enrolment| enrolment.state.next_action()).min()
+        self.enrolments
+            .iter()
+            .filter_map(|enrolment| enrolment.state.next_action())
+            .min()
     }
 
     /// The document of this lead, as it is stored.

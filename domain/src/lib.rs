@@ -24,7 +24,7 @@ pub use arrival::{Arrival, ArrivalError, Limits, Profile, Sanitiser};
 pub use email::Email;
 pub use enrolment::{Attempt, Enrolment, EnrolmentId, SequenceRef, State, StopReason};
 pub use key::{KeyError, LeadKey};
-pub use lead::{ArrivalId, Entry, HISTORY_LIMIT, Lead, LeadId, LeadStatus, SCHEMA, What};
+pub use lead::{ArrivalId, Entry, HISTORY_LIMIT, Lead, LeadId, LeadIdKey, LeadStatus, SCHEMA, What};
 pub use outcome::Outcome;
 pub use phone::{PhoneError, check_region, normalise_phone};
 pub use retry::RetryPolicy;

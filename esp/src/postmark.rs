@@ -74,7 +74,7 @@ impl Esp for Postmark {
 
     async fn send(&self, email: &Email) -> Outcome {
         let keep_id = ("X-PM-KeepID", "true");
-        let message = Message {
+        let payload = Payload {
             from: &email.from,
             to: email.to.as_str(),
             reply_to: email.reply_to.as_deref(),
@@ -87,7 +87,7 @@ impl Esp for Postmark {
             message_stream: &self.message_stream,
         };
         // Without `Accept`, errors come as HTML.
-        let request = self.http.post().header(ACCEPT, "application/json").json(&message);
+        let request = self.http.post().header(ACCEPT, "application/json").json(&payload);
         match self.http.call(request, &email.to).await {
             Ok(answer) => outcome(&answer, email),
             Err(outcome) => outcome,
@@ -119,7 +119,7 @@ fn outcome(answer: &Answer, email: &Email) -> Outcome {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Message<'a> {
+struct Payload<'a> {
     from: &'a str,
     to: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, RetentionPolicy, Source, StorageType, Stream,
 };
 use async_nats::jetstream::{self, ErrorCode};
+use dripline_domain::LeadIdKey;
 use serde_json::Value;
 
 /// Raw leads.
@@ -122,7 +123,7 @@ pub struct Applied {
     /// In order of declaration.
     pub changes: Vec<Change>,
     /// The key of lead ids, of this installation for good.
-    pub identity: Vec<u8>,
+    pub lead_ids: LeadIdKey,
 }
 
 /// Makes what is missing, mends what can be mended without loss, refuses the rest.
@@ -148,17 +149,16 @@ pub async fn apply(context: &jetstream::Context, options: Options) -> Result<App
             setting: format!("metadata `{IDENTITY}`"),
             found: "missing".to_owned(),
             wanted: "the key that this installation's lead ids were made with".to_owned(),
-        })?
-        .into_bytes();
-    Ok(Applied { changes, identity })
+        })?;
+    Ok(Applied { changes, lead_ids: LeadIdKey::new(identity) })
 }
 
 /// The key of lead ids, for a process that must not create anything.
-pub async fn identity(context: &jetstream::Context) -> Result<Vec<u8>, TopologyError> {
+pub async fn lead_ids(context: &jetstream::Context) -> Result<LeadIdKey, TopologyError> {
     let what = format!("stream {LEADS_BUCKET}");
     let stream = get_stream(context, LEADS_BUCKET).await?.ok_or(TopologyError::Missing(what))?;
     let identity = stream.cached_info().config.metadata.get(IDENTITY).cloned();
-    identity.map(String::into_bytes).ok_or_else(|| TopologyError::Missing(format!("metadata `{IDENTITY}` of {LEADS_BUCKET}")))
+    identity.map(LeadIdKey::new).ok_or_else(|| TopologyError::Missing(format!("metadata `{IDENTITY}` of {LEADS_BUCKET}")))
 }
 
 fn streams(options: Options) -> Vec<Config> {

@@ -5,29 +5,24 @@ use serde_json::{Map, Value, json};
 use super::error::Origin;
 use super::{ConfigError, Loaded};
 
+/// What a [`dripline_esp::Secret`] writes of itself.
+const MASK: &str = "***";
+
 impl Loaded {
     /// Every key, its value with secrets masked, and where it comes from: an aligned table, or JSON.
     pub fn report(&self, json: bool) -> String {
-        let mut rows = Vec::new();
-        // Serialising the configuration cannot fail: it has no map with keys other than texts.
-        flatten(String::new(), serde_json::to_value(&self.config).unwrap_or_default(), &mut rows);
-        if json {
-            let object: Map<String, Value> = rows
-                .into_iter()
-                .map(|(key, value)| {
-                    let from = self.origin(&key).to_string();
-                    (key, json!({ "value": value, "from": from }))
-                })
-                .collect();
-            return format!("{:#}\n", Value::Object(object));
-        }
-        let rows: Vec<[String; 3]> = rows
-            .into_iter()
-            .map(|(key, value)| {
-                let from = self.origin(&key).to_string();
-                [key, plain(&value), from]
-            })
-            .collect();
+        if json { self.as_json() } else { self.as_table() }
+    }
+
+    fn as_json(&self) -> String {
+        let row = |(key, value, from): (String, Value, Origin)| (key, json!({ "value": value, "from": from.to_string() }));
+        let object: Map<String, Value> = self.rows().into_iter().map(row).collect();
+        format!("{:#}\n", Value::Object(object))
+    }
+
+    fn as_table(&self) -> String {
+        let row = |(key, value, from): (String, Value, Origin)| [key, plain(&value), from.to_string()];
+        let rows: Vec<[String; 3]> = self.rows().into_iter().map(row).collect();
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let (keys, values) = (width(0), width(1));
         rows.iter().fold(String::new(), |mut table, [key, value, from]| {
@@ -35,6 +30,19 @@ impl Loaded {
             let _ = writeln!(table, "{key:keys$}  {value:values$}  {from}");
             table
         })
+    }
+
+    fn rows(&self) -> Vec<(String, Value, Origin)> {
+        let mut values = Vec::new();
+        // Serialising the configuration cannot fail: all keys of its maps are texts.
+        flatten(String::new(), serde_json::to_value(&self.config).unwrap_or_default(), &mut values);
+        let row = |(key, value)| {
+            let from = self.origin(&key);
+            // A secret nobody set is masked like any other; here it must not look as if there were one.
+            let unset = from == Origin::Default && value == MASK;
+            (key, if unset { Value::Null } else { value }, from)
+        };
+        values.into_iter().map(row).collect()
     }
 
     /// Where the value of this key comes from.

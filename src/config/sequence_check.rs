@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dripline_domain::{Sequence, Template, parse_sequence};
+use dripline_esp::check_sequence;
 
 use super::Loaded;
 use super::units::duration;
@@ -88,6 +89,8 @@ fn read_sequence(folder: &Path) -> Result<Sequence, Vec<String>> {
             if folder.file_name().is_none_or(|name| name != sequence.name.as_str()) {
                 problems.push(format!("{file}: name: `{}` is not the name of its folder; make them the same", sequence.name));
             }
+            let place = |fault| format!("{}: {fault}", folder.display());
+            problems.extend(check_sequence(&sequence).into_iter().map(place));
             if problems.is_empty() { Ok(sequence) } else { Err(problems) }
         }
         Err(errors) => {

@@ -46,6 +46,9 @@ pub struct Nats {
     pub creds_file: Option<PathBuf>,
     /// `DRIPLINE_NATS__REPLICAS`: on how many servers of a cluster everything is kept, 1 to 5.
     pub replicas: usize,
+    /// `DRIPLINE_NATS__MAX_LEADS`: raw leads that may wait in the queue; more are refused. By default as many as the
+    /// server has room for.
+    pub max_leads: Option<u64>,
 }
 
 impl Default for Nats {
@@ -57,6 +60,7 @@ impl Default for Nats {
             nkey_seed: None,
             creds_file: None,
             replicas: 1,
+            max_leads: None,
         }
     }
 }

@@ -170,7 +170,7 @@ fn what_is_wrong_in_the_file_is_one_line_with_file_key_and_remedy() {
         ),
         (
             "[engine]\ndefault_region = \"Germany\"",
-            "dripline.toml: engine.default_region: `Germany` is not a country code of two letters, such as \"DE\" or \"US\"",
+            "dripline.toml: engine.default_region: `Germany` is not a region; write two capital letters, such as \"US\" or \"DE\" (ISO 3166-1 alpha-2)",
         ),
         (
             "[retry]\nfirst = \"7h\"",

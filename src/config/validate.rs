@@ -1,6 +1,7 @@
 //! What the types alone don't say.
 use std::time::Duration;
 
+use dripline_domain::check_region;
 use tracing_subscriber::EnvFilter;
 
 use super::units::duration;
@@ -70,13 +71,32 @@ fn esp(loaded: &Loaded, esp: &Esp) -> Checked {
 
 /// The chosen provider must have what it cannot do without.
 fn provider(esp: &Esp) -> Checked {
+    let section = esp;
     let missing = match esp.provider {
         Provider::Outbox => None,
-        Provider::Sendgrid => esp.sendgrid.is_none().then_some("esp.sendgrid.api_key"),
-        Provider::Mailgun => esp.mailgun.is_none().then_some("esp.mailgun.api_key"),
-        Provider::Postmark => esp.postmark.is_none().then_some("esp.postmark.api_key"),
-        Provider::Resend => esp.resend.is_none().then_some("esp.resend.api_key"),
-        Provider::Smtp => esp.smtp.is_none().then_some("esp.smtp.host"),
+        Provider::Sendgrid => {
+            let has_key = section.sendgrid.as_ref().is_some_and(|sendgrid| !sendgrid.api_key.is_empty());
+            (!has_key).then_some("esp.sendgrid.api_key")
+        }
+        Provider::Mailgun => match &section.mailgun {
+            Some(mailgun) if mailgun.api_key.is_empty() => Some("esp.mailgun.api_key"),
+            Some(mailgun) => mailgun.domain.is_empty().then_some("esp.mailgun.domain"),
+            None => Some("esp.mailgun.api_key"),
+        },
+        Provider::Postmark => {
+            let has_token = section.postmark.as_ref().is_some_and(|postmark| !postmark.server_token.is_empty());
+            (!has_token).then_some("esp.postmark.server_token")
+        }
+        Provider::Resend => {
+            let has_key = section.resend.as_ref().is_some_and(|resend| !resend.api_key.is_empty());
+            (!has_key).then_some("esp.resend.api_key")
+        }
+        Provider::Smtp => match &section.smtp {
+            Some(smtp) if smtp.host.is_empty() => Some("esp.smtp.host"),
+            Some(smtp) if smtp.username.is_some() && smtp.password.is_none() => Some("esp.smtp.password"),
+            Some(smtp) => (smtp.password.is_some() && smtp.username.is_none()).then_some("esp.smtp.username"),
+            None => Some("esp.smtp.host"),
+        },
     };
     missing.map_or(Ok(()), |key| Err(ConfigError::missing(key)))
 }
@@ -104,7 +124,7 @@ fn not_a_name(name: &str) -> String {
 
 fn gateway(loaded: &Loaded, gateway: &Gateway) -> Checked {
     at_least_one(loaded, "gateway.body_limit", gateway.body_limit)?;
-    ensure(loaded, "gateway.api_keys", gateway.api_keys.iter().all(|key| !key.expose().is_empty()), || {
+    ensure(loaded, "gateway.api_keys", gateway.api_keys.iter().all(|key| !key.is_empty()), || {
         "an empty key would let everyone in; remove it".into()
     })?;
     for origin in &gateway.cors_origins {
@@ -147,14 +167,10 @@ fn engine(loaded: &Loaded, engine: &Engine, esp: &Esp) -> Checked {
     })?;
     longer_than_nothing(loaded, "engine.idle", engine.idle)?;
     longer_than_nothing(loaded, "engine.sweep_every", engine.sweep_every)?;
-    let Some(region) = &engine.default_region else { return Ok(()) };
-    ensure(loaded, "engine.default_region", is_region(region), || {
-        format!("`{region}` is not a country code of two letters, such as \"DE\" or \"US\"")
-    })
-}
-
-fn is_region(region: &str) -> bool {
-    region.len() == 2 && region.bytes().all(|byte| byte.is_ascii_uppercase())
+    match engine.default_region.as_deref().map(check_region) {
+        Some(Err(error)) => Err(loaded.wrong("engine.default_region", error.to_string())),
+        Some(Ok(())) | None => Ok(()),
+    }
 }
 
 fn retry(loaded: &Loaded, retry: &Retry) -> Checked {

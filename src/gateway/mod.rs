@@ -1,3 +1,168 @@
-//! x
-/// x
-pub fn is_source(name: &str) -> bool { !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-') }
+//! The HTTP door for leads. It checks their shape, puts them into the queue, and knows nothing of sequences.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `POST /v1/leads`, `POST /v1/leads/{source}` | 202 once the lead is on disk |
+//! | `GET /healthz` | 200 while the process lives |
+//! | `GET /readyz` | 200 while leads are taken, otherwise 503 with what is not ready |
+//!
+//! Whatever is refused is answered with a problem document (RFC 9457) whose `code` is for programs.
+mod auth;
+pub mod health;
+mod leads;
+mod problem;
+
+use std::future::{Future, IntoFuture, pending};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::routing::post;
+use axum::serve::ListenerExt;
+use dripline_actors::ports::FrontDoor;
+use dripline_domain::{LeadIdKey, Sanitiser};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use self::auth::{ApiKeys, ClientLimit};
+use self::health::{QueueCheck, ReadyCheck};
+use self::leads::RefusalLog;
+pub use self::leads::is_source;
+use self::problem::Problem;
+use crate::config;
+use crate::telemetry::Addresses;
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// How long a browser may remember what we allow.
+const PREFLIGHT_AGE: Duration = Duration::from_hours(1);
+
+/// How long requests under way may take once we are told to stop.
+const STOPPING_TIME: Duration = Duration::from_secs(20);
+
+/// What the gateway needs.
+pub struct Gateway {
+    /// The queue.
+    pub door: Arc<dyn FrontDoor>,
+    /// Tells a lead from what is none.
+    pub sanitiser: Sanitiser,
+    /// Gives a lead its id, the same as the engine does.
+    pub lead_ids: LeadIdKey,
+    /// What the operator set.
+    pub settings: config::Gateway,
+    /// How addresses appear in its logs.
+    pub addresses: Addresses,
+    /// What must be ready besides the queue.
+    pub checks: Vec<Arc<dyn ReadyCheck>>,
+}
+
+/// What every request shares.
+struct Shared {
+    door: Arc<dyn FrontDoor>,
+    sanitiser: Sanitiser,
+    lead_ids: LeadIdKey,
+    addresses: Addresses,
+    keys: ApiKeys,
+    limit: Option<ClientLimit>,
+    trust_forwarded_for: bool,
+    body_limit: usize,
+    form_redirect: Option<HeaderValue>,
+    refusals: RefusalLog,
+}
+
+/// The gateway's routes.
+pub fn router(gateway: Gateway) -> Router {
+    let Gateway { door, sanitiser, lead_ids, settings, addresses, mut checks } = gateway;
+    checks.insert(0, Arc::new(QueueCheck(Arc::clone(&door))));
+    let shared = Shared {
+        door,
+        sanitiser,
+        lead_ids,
+        addresses,
+        keys: ApiKeys::new(settings.api_keys),
+        limit: settings.rate_per_ip.map(ClientLimit::new),
+        trust_forwarded_for: settings.trust_forwarded_for,
+        body_limit: settings.body_limit,
+        form_redirect: settings.form_redirect.and_then(|url| HeaderValue::try_from(url).ok()),
+        refusals: RefusalLog::default(),
+    };
+    let router = Router::new()
+        .route("/v1/leads", post(leads::submit))
+        .route("/v1/leads/{source}", post(leads::submit_from))
+        // The body is measured where it is read.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Arc::new(shared))
+        .merge(health::router(checks))
+        .fallback(async || Problem::not_found())
+        .method_not_allowed_fallback(async || Problem::method_not_allowed());
+    match cors(&settings.cors_origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+}
+
+/// Lets scripts on these pages hand leads in; none when there are no such pages.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else if origins.is_empty() {
+        return None;
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::try_from(origin).ok()))
+    };
+    let cors = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::POST])
+        .allow_headers([CONTENT_TYPE, AUTHORIZATION, API_KEY, IDEMPOTENCY_KEY])
+        .expose_headers([RETRY_AFTER])
+        .max_age(PREFLIGHT_AGE);
+    Some(cors)
+}
+
+/// Serves until `shutdown`, then finishes the requests under way: for 20 seconds at the most.
+///
+/// # Errors
+/// The listener cannot be used.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let listener = listener.tap_io(|connection| {
+        // An answer is one small write: nothing to wait for. Should this fail, it is only slower.
+        let _ = connection.set_nodelay(true);
+    });
+    let (stopping, stopped) = oneshot::channel();
+    let signal = async move {
+        shutdown.await;
+        // Nobody listens once the server is done.
+        let _ = stopping.send(());
+    };
+    let time_is_up = async {
+        if stopped.await.is_err() {
+            pending::<()>().await;
+        }
+        tokio::time::sleep(STOPPING_TIME).await;
+    };
+    let server = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(signal)
+        .into_future();
+    tokio::select! {
+        result = server => result,
+        () = time_is_up => {
+            tracing::warn!("requests still under way were cut off");
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

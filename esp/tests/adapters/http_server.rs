@@ -19,8 +19,9 @@ pub enum Reply {
 
 /// `status` is `202 Accepted`; headers are `Name: value`.
 pub fn answer(status: &str, headers: &[&str], body: &str) -> Reply {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    Reply::Answer(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()))
+    let (line, length) = (format!("HTTP/1.1 {status}"), format!("Content-Length: {}", body.len()));
+    let head = [&[line.as_str()], headers, &[length.as_str()]].concat().join("\r\n");
+    Reply::Answer(format!("{head}\r\n\r\n{body}"))
 }
 
 /// A request as it came.

@@ -1,0 +1,5 @@
+//! What a lead goes through, decided by the domain alone.
+#![allow(clippy::unwrap_used, clippy::panic)]
+mod properties;
+mod transitions;
+mod world;

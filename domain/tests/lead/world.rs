@@ -1,0 +1,172 @@
+//! What the tests of the domain share: a sequence of three steps, a lead, and a clock that only moves when told.
+use std::time::Duration;
+
+use dripline_domain::{
+    Address, Arrival, ArrivalId, Context, Effect, EnrolmentId, Event, Lead, LeadIdKey, Outcome, Profile, Reentry,
+    Refusal, RetryPolicy, Send, Sequence, State, Step, StepEvent, Template, Timestamp, Transition, transition,
+};
+
+pub const DAY: Duration = Duration::from_secs(86_400);
+pub const START: Timestamp = Timestamp::from_millis(1_678_886_400_000);
+
+pub fn sequence(reentry: Reentry) -> Sequence {
+    let step = |id: &str, after| Step {
+        id: id.to_owned(),
+        after,
+        send: Send {
+            subject: id.to_owned(),
+            template: "text".to_owned(),
+        },
+    };
+    Sequence {
+        name: "nurture".to_owned(),
+        version: 1,
+        from: "hello@acme.example".to_owned(),
+        reply_to: None,
+        reentry,
+        steps: vec![
+            step("welcome", Duration::ZERO),
+            step("tips", 2 * DAY),
+            step("case", 3 * DAY),
+        ],
+        templates: [(
+            "text".to_owned(),
+            Template {
+                html: None,
+                text: Some("Hello".to_owned()),
+            },
+        )]
+        .into(),
+    }
+}
+
+pub struct World {
+    pub now: Timestamp,
+    pub random: f64,
+    pub sequence: Sequence,
+    pub lead: Option<Lead>,
+    pub arrivals: u64,
+}
+
+impl World {
+    pub fn new(reentry: Reentry) -> Self {
+        Self {
+            now: START,
+            random: 0.5,
+            sequence: sequence(reentry),
+            lead: None,
+            arrivals: 0,
+        }
+    }
+
+    /// A world in which the lead has arrived.
+    pub fn enrolled(reentry: Reentry) -> Self {
+        let mut world = Self::new(reentry);
+        world.arrive().unwrap();
+        world
+    }
+
+    pub fn context(&self) -> Context {
+        Context {
+            now: self.now,
+            random: self.random,
+            retry: RetryPolicy::default(),
+        }
+    }
+
+    pub fn arrive(&mut self) -> Result<Transition, Refusal> {
+        self.arrivals += 1;
+        self.arrive_as(self.arrivals, None)
+    }
+
+    pub fn arrive_as(&mut self, arrival: u64, suppressed: Option<&str>) -> Result<Transition, Refusal> {
+        let address = Address::parse("jane@example.com").unwrap();
+        let sequence = self.sequence.clone();
+        let event = Event::Arrived {
+            lead_id: LeadIdKey::new("key").lead_id(&address),
+            arrival: Arrival {
+                address,
+                profile: Profile {
+                    first_name: Some(format!("Jane {arrival}")),
+                    ..Profile::default()
+                },
+                sequence: None,
+            },
+            id: ArrivalId::new(arrival, START),
+            sequence: &sequence,
+            suppressed: suppressed.map(str::to_owned),
+        };
+        self.apply(event)
+    }
+
+    pub fn suppress(&mut self) -> Result<Transition, Refusal> {
+        self.apply(Event::Suppressed("hard bounce".to_owned()))
+    }
+
+    /// For the newest enrolment.
+    pub fn step(&mut self, event: StepEvent) -> Result<Transition, Refusal> {
+        let id = self.lead.as_ref().unwrap().enrolments.last().unwrap().id();
+        self.step_of(id, event)
+    }
+
+    pub fn step_of(&mut self, enrolment: EnrolmentId, event: StepEvent) -> Result<Transition, Refusal> {
+        let sequence = self.sequence.clone();
+        self.apply(Event::Step {
+            enrolment,
+            sequence: &sequence,
+            event,
+        })
+    }
+
+    pub fn begin(&mut self) -> Result<Transition, Refusal> {
+        self.step(begin())
+    }
+
+    /// The answer to the open attempt of the newest enrolment.
+    pub fn answer(&mut self, outcome: Outcome) -> Result<Transition, Refusal> {
+        let (send_key, attempt) = match &self.lead.as_ref().unwrap().enrolments.last().unwrap().state {
+            State::Sending { attempt, .. } | State::InDoubt { attempt, .. } => {
+                (attempt.send_key.clone(), attempt.number)
+            }
+            State::Stopped {
+                attempt: Some(attempt), ..
+            } => (attempt.send_key.clone(), attempt.number),
+            _ => ("none".to_owned(), 1),
+        };
+        self.step(StepEvent::Answered {
+            send_key,
+            attempt,
+            outcome,
+        })
+    }
+
+    pub fn apply(&mut self, event: Event<'_>) -> Result<Transition, Refusal> {
+        let decided = transition(self.lead.as_ref(), event, &self.context())?;
+        self.lead = Some(decided.lead.clone());
+        Ok(decided)
+    }
+
+    pub fn state(&self) -> &State {
+        &self.lead.as_ref().unwrap().enrolments.last().unwrap().state
+    }
+}
+
+pub fn begin() -> StepEvent {
+    StepEvent::Begin {
+        owner: "engine-1".to_owned(),
+        answer_within: Duration::from_secs(20),
+    }
+}
+
+pub fn accepted() -> Outcome {
+    Outcome::Accepted {
+        message_id: "m-1".to_owned(),
+    }
+}
+
+pub fn timer(decided: &Transition) -> Option<(Timestamp, u64)> {
+    decided.effects.iter().find_map(|effect| match effect {
+        Effect::SetTimer { at, generation } => Some((*at, *generation)),
+        Effect::Send(_) | Effect::ClearTimer => None,
+    })
+}

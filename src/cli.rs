@@ -1,0 +1,180 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or sequence.
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use dripline_actors::Chain;
+use dripline_nats::topology::Action;
+
+use crate::config::{Config, ConfigError, Loaded, check_sequences};
+use crate::service::{self, Parts};
+use crate::{dev, telemetry};
+
+/// A durable drip-email engine: one supervised actor a lead, on NATS `JetStream`.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    /// The configuration file [default: dripline.toml, if there is one].
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway and the engine in one process.
+    Run,
+    /// Run the gateway alone: takes leads in by HTTP.
+    Gateway,
+    /// Run an engine alone: sends the emails. Any number of them share the work.
+    Engine,
+    /// Try it out: an own nats-server, an example sequence, a sample lead, each email shown as it arrives.
+    Dev,
+    /// The streams, buckets and consumers on the NATS server.
+    #[command(subcommand)]
+    Topology(TopologyCommand),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// The sequences.
+    #[command(subcommand)]
+    Sequence(SequenceCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum TopologyCommand {
+    /// Make what is missing, mend what can be mended without loss, refuse the rest.
+    Apply(Output),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every setting, its value (secrets masked) and where it comes from.
+    Check(Output),
+}
+
+#[derive(Debug, Subcommand)]
+enum SequenceCommand {
+    /// Read every sequence and template as the engine would, and say what is wrong.
+    Check(Output),
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Wrong before anything was begun: the caller must change something.
+const WRONG: u8 = 2;
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let loaded = match Config::load(self.config.as_deref()) {
+            Ok(loaded) => loaded,
+            Err(error) => return refuse(&error),
+        };
+        match self.command.run(loaded) {
+            Ok(code) => code,
+            Err(error) => {
+                print_error(&format!("{error:#}"));
+                ExitCode::from(if error.is::<ConfigError>() || error.is::<service::SequenceProblems>() { WRONG } else { 1 })
+            }
+        }
+    }
+}
+
+impl Command {
+    fn run(self, loaded: Loaded) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Run => serve(loaded, Parts { gateway: true, engine: true }),
+            Self::Gateway => serve(loaded, Parts { gateway: true, engine: false }),
+            Self::Engine => serve(loaded, Parts { gateway: false, engine: true }),
+            Self::Dev => runtime()?.block_on(dev::run(loaded)).map(|()| ExitCode::SUCCESS),
+            Self::Topology(TopologyCommand::Apply(output)) => topology_apply(&loaded, &output),
+            Self::Config(ConfigCommand::Check(output)) => {
+                print(&loaded.report(output.json))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&loaded, &output),
+        }
+    }
+}
+
+fn serve(loaded: Loaded, parts: Parts) -> anyhow::Result<ExitCode> {
+    telemetry::init(&loaded.config.log)?;
+    runtime()?.block_on(service::run(loaded, parts, service::stop_signal()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn topology_apply(loaded: &Loaded, output: &Output) -> anyhow::Result<ExitCode> {
+    telemetry::init(&loaded.config.log)?;
+    let changes = runtime()?.block_on(service::apply_topology(&loaded.config))?;
+    let mut text = String::new();
+    if output.json {
+        let rows: Vec<_> = changes
+            .iter()
+            .map(|change| match &change.action {
+                Action::Created => serde_json::json!({"what": change.what, "action": "created"}),
+                Action::Unchanged => serde_json::json!({"what": change.what, "action": "unchanged"}),
+                Action::Updated(settings) => {
+                    serde_json::json!({"what": change.what, "action": "updated", "settings": settings})
+                }
+            })
+            .collect();
+        text.push_str(&serde_json::to_string_pretty(&rows)?);
+        text.push('\n');
+    } else {
+        for change in changes {
+            let action = match change.action {
+                Action::Created => "created".to_owned(),
+                Action::Unchanged => "unchanged".to_owned(),
+                Action::Updated(settings) => format!("updated: {}", settings.join(", ")),
+            };
+            text.push_str(&format!("{:<32} {action}\n", change.what));
+        }
+    }
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sequence_check(loaded: &Loaded, output: &Output) -> anyhow::Result<ExitCode> {
+    let mut report = check_sequences(loaded);
+    report.problems.extend(report.sequences.iter().flat_map(dripline_esp::check_sequence));
+    if output.json {
+        let sequences: Vec<_> = report
+            .sequences
+            .iter()
+            .map(|it| serde_json::json!({"name": it.name, "version": it.version, "steps": it.steps.len()}))
+            .collect();
+        let json = serde_json::json!({"sequences": sequences, "problems": report.problems});
+        print(&format!("{json:#}\n"))?;
+    } else {
+        print(&report.to_string())?;
+    }
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(WRONG) })
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the async runtime did not start")
+}
+
+fn refuse(error: &ConfigError) -> ExitCode {
+    print_error(&Chain(error).to_string());
+    ExitCode::from(WRONG)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("standard output is closed")
+}
+
+// The one place that writes to a person on stderr.
+#[allow(clippy::print_stderr)]
+fn print_error(text: &str) {
+    eprintln!("dripline: {text}");
+}

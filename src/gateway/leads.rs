@@ -1,0 +1,259 @@
+//! `POST /v1/leads`: from the bytes of a request to a lead on disk.
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, BodyDataStream};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Form, FromRequest, Path, Request, State};
+use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use dripline_actors::ports::{FrontDoorError, Submission};
+use dripline_domain::LeadId;
+use futures_util::StreamExt;
+use serde_json::{Map, Value, map};
+
+use super::{IDEMPOTENCY_KEY, Problem, Shared, auth};
+
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+const MAX_SOURCE: usize = 64;
+const MAX_IDEMPOTENCY_KEY: usize = 128;
+
+/// A body that takes longer is not waited for.
+const BODY_TIME: Duration = Duration::from_secs(15);
+
+/// What is read of a body that is too large, and thrown away: a client that still writes would not see our answer.
+const MOST_DISCARDED: usize = 16 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(5);
+
+/// `POST /v1/leads`
+pub async fn submit(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    answer(&shared, None, request).await
+}
+
+/// `POST /v1/leads/{source}`
+pub async fn submit_from(
+    State(shared): State<Arc<Shared>>,
+    source: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    match source {
+        Ok(Path(source)) if is_source(&source) => answer(&shared, Some(source), request).await,
+        Ok(_) | Err(_) => Problem::invalid_source().into_response(),
+    }
+}
+
+/// What a source may be called: it becomes part of a subject.
+pub fn is_source(name: &str) -> bool {
+    (1..=MAX_SOURCE).contains(&name.len())
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+}
+
+async fn answer(shared: &Shared, source: Option<String>, request: Request) -> Response {
+    let began = Instant::now();
+    let result = take(shared, source, request, began).await;
+    result.unwrap_or_else(|problem| {
+        let status = problem.status.as_u16();
+        tracing::debug!(status, code = problem.code, field = problem.field, latency = ?began.elapsed(), "lead refused");
+        problem.into_response()
+    })
+}
+
+async fn take(shared: &Shared, source: Option<String>, request: Request, began: Instant) -> Result<Response, Problem> {
+    if let Some(limit) = &shared.limit {
+        limit.check(auth::client(&request, shared.trust_forwarded_for))?;
+    }
+    shared.keys.check(request.headers())?;
+
+    let (parts, body) = request.into_parts();
+    let media = Media::of(&parts.headers)?;
+    let id = idempotency_key(&parts.headers)?;
+    let redirect = shared.form_redirect.as_ref().filter(|_| media == Media::Form && wants_page(&parts.headers));
+
+    let body = read(&parts.headers, body, shared.body_limit).await?;
+    let payload = match media {
+        Media::Json => body,
+        Media::Form => json_of_form(parts, body).await?,
+    };
+
+    let arrival = shared.sanitiser.read_json(&payload)?;
+    let lead_id = shared.lead_ids.lead_id(&arrival.address);
+    let lead = Submission { source, payload, content_type: JSON, id };
+    if let Err(error) = shared.door.submit(lead).await {
+        shared.refusals.record(&error);
+        return Err(Problem::from(&error));
+    }
+    let address = shared.addresses.show(&arrival.address);
+    tracing::debug!(%lead_id, %address, status = 202, latency = ?began.elapsed(), "lead accepted");
+    Ok(match redirect {
+        Some(url) => (StatusCode::SEE_OTHER, [(LOCATION, url.clone())]).into_response(),
+        None => accepted(&lead_id),
+    })
+}
+
+fn accepted(lead_id: &LeadId) -> Response {
+    // An id is made of letters, digits and `_`: nothing to escape.
+    let mut response = Response::new(Body::from(format!(r#"{{"leadId":"{lead_id}","status":"accepted"}}"#)));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    response
+}
+
+/// How a lead is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Media {
+    Json,
+    Form,
+}
+
+impl Media {
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        if text(headers, &CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+            return Err(Problem::unsupported_encoding());
+        }
+        let media = text(headers, &CONTENT_TYPE).ok_or_else(Problem::unsupported_media_type)?;
+        let media = media.split(';').next().unwrap_or_default().trim();
+        let is_suffixed_json = || {
+            let suffix = media.len().checked_sub("+json".len()).and_then(|at| media.get(at..));
+            suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
+        };
+        if media.eq_ignore_ascii_case(JSON) || is_suffixed_json() {
+            Ok(Self::Json)
+        } else if media.eq_ignore_ascii_case(FORM) {
+            Ok(Self::Form)
+        } else {
+            Err(Problem::unsupported_media_type())
+        }
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Whether a person waits for a page, rather than a script for an answer.
+fn wants_page(headers: &HeaderMap) -> bool {
+    text(headers, &ACCEPT).is_some_and(|accept| accept.contains("text/html"))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let visible = key.as_bytes().iter().all(u8::is_ascii_graphic);
+    match key.to_str() {
+        Ok(key) if visible && (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        Ok(_) | Err(_) => Err(Problem::invalid_idempotency_key()),
+    }
+}
+
+/// Reads a body up to `limit`; no more than that is ever held.
+async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let mut chunks = body.into_data_stream();
+    let announced: Option<usize> = text(headers, &CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    let announced_too_much = announced.is_some_and(|length| length > limit);
+    if !announced_too_much {
+        let collected = tokio::time::timeout(BODY_TIME, collect(&mut chunks, limit)).await;
+        if let Some(body) = collected.map_err(|_| Problem::too_slow())?? {
+            return Ok(body);
+        }
+    }
+    // Who asked first has sent nothing yet, and will not.
+    if !headers.contains_key(EXPECT) {
+        discard(&mut chunks).await;
+    }
+    Err(Problem::too_large(limit))
+}
+
+/// The whole body; none if it is longer than `limit`.
+async fn collect(chunks: &mut BodyDataStream, limit: usize) -> Result<Option<Bytes>, Problem> {
+    let Some(first) = next(chunks).await? else { return Ok(Some(Bytes::new())) };
+    if first.len() > limit {
+        return Ok(None);
+    }
+    // Nearly every lead is one chunk, and is not copied.
+    let Some(second) = next(chunks).await? else { return Ok(Some(first)) };
+    let mut whole = BytesMut::from(first);
+    let mut chunk = Some(second);
+    while let Some(part) = chunk {
+        if whole.len() + part.len() > limit {
+            return Ok(None);
+        }
+        whole.extend_from_slice(&part);
+        chunk = next(chunks).await?;
+    }
+    Ok(Some(whole.freeze()))
+}
+
+async fn next(chunks: &mut BodyDataStream) -> Result<Option<Bytes>, Problem> {
+    chunks.next().await.transpose().map_err(|_| Problem::broken_body())
+}
+
+async fn discard(chunks: &mut BodyDataStream) {
+    let mut left = MOST_DISCARDED;
+    let all = async {
+        while let Some(Ok(chunk)) = chunks.next().await
+            && left >= chunk.len()
+        {
+            left -= chunk.len();
+        }
+    };
+    // Too much or too slow: the connection is closed instead.
+    let _ = tokio::time::timeout(DISCARD_TIME, all).await;
+}
+
+/// A form as a JSON object. A field left empty is left out, as the person left it; one that comes several times (a group
+/// of checkboxes) is a list, so that nothing of it is lost.
+async fn json_of_form(parts: Parts, body: Bytes) -> Result<Bytes, Problem> {
+    let request = Request::from_parts(parts, Body::from(body));
+    let form = Form::<Vec<(String, String)>>::from_request(request, &()).await;
+    let Form(fields) = form.map_err(|_| Problem::not_a_form())?;
+    let mut object = Map::new();
+    for (name, value) in fields {
+        // What is not UTF-8 was replaced by this: whoever reads it later could not know what it was.
+        if name.contains(char::REPLACEMENT_CHARACTER) || value.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(Problem::not_a_form());
+        }
+        if value.trim().is_empty() {
+            continue;
+        }
+        match object.entry(name) {
+            map::Entry::Vacant(field) => {
+                field.insert(Value::String(value));
+            }
+            map::Entry::Occupied(mut field) => match field.get_mut() {
+                Value::Array(values) => values.push(Value::String(value)),
+                first => *first = Value::Array(vec![first.take(), Value::String(value)]),
+            },
+        }
+    }
+    serde_json::to_vec(&object).map(Bytes::from).map_err(|_| Problem::not_a_form())
+}
+
+/// Says that leads are refused: once a second with how many, not once a lead.
+pub struct RefusalLog {
+    began: Instant,
+    second: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+impl Default for RefusalLog {
+    fn default() -> Self {
+        Self { began: Instant::now(), second: AtomicU64::new(u64::MAX), unsaid: AtomicU64::new(0) }
+    }
+}
+
+impl RefusalLog {
+    fn record(&self, error: &FrontDoorError) {
+        self.unsaid.fetch_add(1, Ordering::Relaxed);
+        let second = self.began.elapsed().as_secs();
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            let refused = self.unsaid.swap(0, Ordering::Relaxed);
+            tracing::warn!(refused, error = error as &dyn Error, "leads refused: the queue does not take them");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use dripline_actors::ports::FrontDoorError;
+use dripline_domain::ArrivalError;
+use serde::Serialize;
+
+/// After how many seconds a source should try again when the queue takes nothing.
+const QUEUE_RETRY: u64 = 5;
+
+/// Why a request was refused, as RFC 9457 writes it.
+#[derive(Debug)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// For programs; it never changes for a kind of fault.
+    pub code: &'static str,
+    /// For people: what is wrong and what is right.
+    pub detail: Cow<'static, str>,
+    /// Which field of the lead, or which header.
+    pub field: Option<String>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, detail: detail.into(), field: None, header: None }
+    }
+
+    fn of(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    fn retry_after(mut self, seconds: u64) -> Self {
+        self.header = Some((RETRY_AFTER, seconds.into()));
+        self
+    }
+
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "leads go to POST /v1/leads or POST /v1/leads/{source}")
+    }
+
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "see the Allow header for what is possible here")
+    }
+
+    pub fn unauthorised() -> Self {
+        let detail = "send a valid API key, as `Authorization: Bearer <key>` or `X-API-Key: <key>`";
+        let header = (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        Self { header: Some(header), ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail) }
+    }
+
+    pub fn too_many_requests(wait: Duration) -> Self {
+        // Rounded up: whoever comes back at that second is let in.
+        let seconds = wait.as_secs() + 1;
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "more requests than one address may send a second")
+            .retry_after(seconds)
+    }
+
+    pub fn unsupported_media_type() -> Self {
+        let detail = "send application/json or application/x-www-form-urlencoded";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail).of("Content-Type")
+    }
+
+    pub fn unsupported_encoding() -> Self {
+        let detail = "send the body as it is, without compression";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail).of("Content-Encoding")
+    }
+
+    pub fn too_large(limit: usize) -> Self {
+        let detail = format!("the body is larger than {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    }
+
+    pub fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time")
+    }
+
+    pub fn broken_body() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "broken_body", "the body ended early or is not well-formed HTTP")
+    }
+
+    pub fn invalid_source() -> Self {
+        let detail = "a source has 1 to 64 of the characters a-z, 0-9, _ and -";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_source", detail).of("source")
+    }
+
+    pub fn invalid_idempotency_key() -> Self {
+        let detail = "an idempotency key has 1 to 128 visible ASCII characters";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_idempotency_key", detail).of("Idempotency-Key")
+    }
+
+    pub fn not_a_form() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "not_a_form", "the body is not a form in UTF-8, such as email=jane%40example.com")
+    }
+}
+
+impl From<ArrivalError> for Problem {
+    fn from(error: ArrivalError) -> Self {
+        let problem = Self::new(StatusCode::BAD_REQUEST, error.code(), error.to_string());
+        match error {
+            ArrivalError::MissingEmail | ArrivalError::InvalidEmail(_) => problem.of("email"),
+            ArrivalError::InvalidSequence => problem.of("sequence"),
+            ArrivalError::WrongType { field, .. }
+            | ArrivalError::ControlCharacters { field }
+            | ArrivalError::TooLong { field, .. }
+            | ArrivalError::TooDeep { field, .. } => problem.of(field),
+            ArrivalError::NotJson(_)
+            | ArrivalError::NotMessagePack(_)
+            | ArrivalError::NotAnObject
+            | ArrivalError::TooManyFields { .. }
+            | ArrivalError::TooLarge { .. } => problem,
+        }
+    }
+}
+
+impl From<&FrontDoorError> for Problem {
+    fn from(error: &FrontDoorError) -> Self {
+        let code = match error {
+            FrontDoorError::Full => "queue_full",
+            FrontDoorError::Unavailable(_) => "queue_unavailable",
+        };
+        let detail = format!("{error}; nothing of this lead was kept: send it again later");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(QUEUE_RETRY)
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let document = Document {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or_default(),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            field: self.field.as_deref(),
+        };
+        // Texts and a number: serialising them cannot fail.
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.header);
+        response
+    }
+}

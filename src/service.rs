@@ -1,0 +1,295 @@
+//! The parts put together: connects, applies the topology, and runs the gateway, the engine, or both, until told to
+//! stop.
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use async_nats::jetstream;
+use async_nats::jetstream::stream::Stream;
+use dripline_actors::ports::{Clock, Esp, FrontDoor};
+use dripline_actors::{Engine, LeadLimits, Ports, Rate, Settings};
+use dripline_domain::{LeadIdKey, Limits, RetryPolicy, Sanitiser, Timestamp};
+use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp};
+use dripline_nats::topology::{self, Applied, Change};
+use dripline_nats::{
+    Connections, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger, JetStreamRejected,
+    JetStreamSuppressions, JetStreamTimers, Login, Selection, SequenceBook,
+};
+use tokio::net::TcpListener;
+
+use crate::config::{Config, Loaded, Provider, check_sequences};
+use crate::gateway;
+use crate::telemetry::Addresses;
+
+/// On a stop: so long for what is in flight, then the rest is left to redelivery.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What runs in this process.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    /// Takes leads in.
+    pub gateway: bool,
+    /// Sends emails.
+    pub engine: bool,
+}
+
+/// The sequences cannot be used as they are.
+#[derive(Debug, thiserror::Error)]
+#[error("the sequences cannot be used:\n{}", .0.join("\n"))]
+pub struct SequenceProblems(Vec<String>);
+
+/// Resolves at SIGINT or SIGTERM.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        tracing::warn!("signals cannot be caught; the process ends only when it is killed");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Runs these parts until `stop` resolves, then finishes what is in flight.
+pub async fn run(loaded: Loaded, parts: Parts, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let config = &loaded.config;
+    let esp = if parts.engine { Some(provider(config)?) } else { None };
+    let running = Running::start(&loaded, parts, esp).await?;
+    tracing::info!(gateway = parts.gateway, engine = parts.engine, provider = ?config.esp.provider, "dripline is running");
+    running.until(stop).await
+}
+
+/// Makes the topology what it must be.
+pub async fn apply_topology(config: &Config) -> anyhow::Result<Vec<Change>> {
+    let connections = connect(config, "dripline topology").await?;
+    let applied = topology::apply(&Connections::jetstream(&connections.general), topology_options(config)).await?;
+    Ok(applied.changes)
+}
+
+/// The parts of this process, running.
+pub(crate) struct Running {
+    connections: Connections,
+    engine: Option<Engine>,
+    gateway: Option<(tokio::task::JoinHandle<std::io::Result<()>>, tokio::sync::oneshot::Sender<()>)>,
+    /// Where the gateway listens.
+    pub(crate) address: Option<std::net::SocketAddr>,
+    /// The way in, as the gateway has it.
+    pub(crate) front_door: Arc<dyn FrontDoor>,
+}
+
+impl Running {
+    pub(crate) async fn start(loaded: &Loaded, parts: Parts, esp: Option<Arc<dyn Esp>>) -> anyhow::Result<Self> {
+        let config = &loaded.config;
+        let owner = owner();
+        let connections = connect(config, &format!("dripline {owner}")).await?;
+        let context = Connections::jetstream(&connections.general);
+        let Applied { lead_ids, changes } = topology::apply(&context, topology_options(config)).await?;
+        for change in changes {
+            tracing::debug!(what = change.what, action = ?change.action, "topology");
+        }
+        let front_door: Arc<dyn FrontDoor> =
+            Arc::new(JetStreamFrontDoor::open(connections.general.clone(), context.clone()));
+        let engine = match esp {
+            Some(esp) => Some(start_engine(loaded, &connections, &context, owner, lead_ids.clone(), esp).await?),
+            None => None,
+        };
+        let (mut gateway, mut address) = (None, None);
+        if parts.gateway {
+            let listener = TcpListener::bind(config.gateway.listen)
+                .await
+                .with_context(|| format!("cannot listen on {} (gateway.listen)", config.gateway.listen))?;
+            address = Some(listener.local_addr().context("the listener has no address")?);
+            let router = gateway::router(gateway::Gateway {
+                door: Arc::clone(&front_door),
+                sanitiser: sanitiser(config),
+                lead_ids,
+                settings: config.gateway.clone(),
+                addresses: Addresses::of(&config.log),
+                checks: Vec::new(),
+            });
+            let (stop, stopped) = tokio::sync::oneshot::channel();
+            let serving = tokio::spawn(gateway::serve(listener, router, async move {
+                // Dropped means stopping as well.
+                let _ = stopped.await;
+            }));
+            tracing::info!(address = ?address, "the gateway listens");
+            gateway = Some((serving, stop));
+        }
+        Ok(Self { connections, engine, gateway, address, front_door })
+    }
+
+    pub(crate) async fn until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let tree_ended = async {
+            match &mut self.engine {
+                Some(engine) => engine.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let failed = tokio::select! {
+            () = stop => false,
+            () = tree_ended => true,
+        };
+        if failed {
+            anyhow::bail!("the actor tree failed again and again and was given up; nothing is lost: start dripline again");
+        }
+        tracing::info!("stopping: finishing what is in flight");
+        if let Some((serving, stop)) = self.gateway.take() {
+            let _ = stop.send(());
+            match tokio::time::timeout(PATIENCE, serving).await {
+                Ok(Ok(served)) => served.context("the gateway failed")?,
+                Ok(Err(error)) => return Err(error).context("the gateway failed"),
+                Err(_elapsed) => tracing::warn!("connections to the gateway were cut"),
+            }
+        }
+        if let Some(engine) = self.engine.take() {
+            let counters = Arc::clone(engine.counters());
+            engine.stop(PATIENCE).await;
+            tracing::info!(counts = ?counters.read(), "the engine has stopped");
+        }
+        self.connections.flush().await;
+        Ok(())
+    }
+}
+
+async fn start_engine(
+    loaded: &Loaded,
+    connections: &Connections,
+    context: &jetstream::Context,
+    owner: String,
+    lead_ids: LeadIdKey,
+    esp: Arc<dyn Esp>,
+) -> anyhow::Result<Engine> {
+    let config = &loaded.config;
+    let report = check_sequences(loaded);
+    let mut problems = report.problems;
+    problems.extend(report.sequences.iter().flat_map(dripline_esp::check_sequence));
+    if !problems.is_empty() {
+        return Err(SequenceProblems(problems).into());
+    }
+    let selection = Selection {
+        by_source: config.sequences.sources.clone().into_iter().collect(),
+        default: config.sequences.default.clone(),
+    };
+    let sequences =
+        SequenceBook::publish(context, stream(context, topology::SEQUENCES_BUCKET).await?, report.sequences, selection).await?;
+    let timers_context = Connections::jetstream(&connections.timers);
+    let leads = stream(context, topology::LEADS_BUCKET).await?;
+    let timers = stream(context, topology::TIMERS).await?;
+    let ports = Ports {
+        clock: Arc::new(SystemClock),
+        store: Arc::new(JetStreamLeadStore::new(leads.clone(), connections.commits.clone())),
+        timers: Arc::new(JetStreamTimers::new(timers_context, timers.clone())),
+        suppressions: Arc::new(JetStreamSuppressions::watch(stream(context, topology::SUPPRESSIONS_BUCKET).await?)),
+        sequences: Arc::new(sequences),
+        composer: Arc::new(MinijinjaComposer::new()),
+        esp,
+        rejected: Arc::new(JetStreamRejected::new(context.clone())),
+        ledger: Arc::new(JetStreamLedger::new(leads, timers, connections.connected.clone())),
+        leads: Arc::new(inbox(connections, context, topology::LEADS, topology::INTAKE).await?),
+        due: Arc::new(inbox(connections, context, topology::TIMERS, topology::DUE).await?),
+    };
+    Engine::start(ports, settings(config, owner, lead_ids)).await.context("the engine did not start")
+}
+
+fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings {
+    let rate = (config.esp.rate > 0.0).then(|| {
+        // A second's worth of emails; the cast saturates.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let second = std::num::NonZeroU32::new(config.esp.rate as u32).unwrap_or(std::num::NonZeroU32::MIN);
+        Rate { per_second: config.esp.rate, burst: config.esp.burst.unwrap_or(second) }
+    });
+    Settings {
+        owner,
+        leads: LeadLimits {
+            resident: config.engine.resident_leads,
+            idle: config.engine.idle,
+            failures: config.engine.restart_limit,
+        },
+        due_in_flight: config.engine.in_flight,
+        intake_in_flight: config.engine.in_flight,
+        calls_in_flight: config.esp.in_flight,
+        rate,
+        // Half for the wait before the call, half for the call itself, and a margin for clocks.
+        answer_within: config.esp.timeout * 2 + Duration::from_secs(2),
+        retry: RetryPolicy::from(&config.retry),
+        sweep_every: config.engine.sweep_every,
+        sanitiser: sanitiser(config),
+        lead_ids,
+    }
+}
+
+fn sanitiser(config: &Config) -> Sanitiser {
+    Sanitiser { default_region: config.engine.default_region.clone(), limits: Limits::default() }
+}
+
+/// The provider that the configuration names.
+pub(crate) fn provider(config: &Config) -> anyhow::Result<Arc<dyn Esp>> {
+    let esp = &config.esp;
+    let (timeout, calls) = (esp.timeout, esp.in_flight);
+    // The configuration was checked: the chosen provider's part is there, or its adapter says what is missing.
+    Ok(match esp.provider {
+        Provider::Outbox => Arc::new(Outbox::new(&esp.outbox)?),
+        Provider::Sendgrid => Arc::new(SendGrid::new(&esp.sendgrid.clone().unwrap_or_default(), timeout, calls)?),
+        Provider::Mailgun => Arc::new(Mailgun::new(&esp.mailgun.clone().unwrap_or_default(), timeout, calls)?),
+        Provider::Postmark => Arc::new(Postmark::new(&esp.postmark.clone().unwrap_or_default(), timeout, calls)?),
+        Provider::Resend => Arc::new(Resend::new(&esp.resend.clone().unwrap_or_default(), timeout, calls)?),
+        Provider::Smtp => Arc::new(Smtp::new(&esp.smtp.clone().unwrap_or_default(), timeout, calls)?),
+    })
+}
+
+async fn connect(config: &Config, name: &str) -> anyhow::Result<Connections> {
+    let nats = &config.nats;
+    let secret = |secret: &dripline_esp::Secret| secret.expose().to_owned();
+    let login = match (&nats.user, &nats.nkey_seed, &nats.creds_file) {
+        (Some(user), _, _) => Login::Password(user.clone(), nats.password.as_ref().map(secret).unwrap_or_default()),
+        (None, Some(seed), _) => Login::NkeySeed(secret(seed)),
+        (None, None, Some(file)) => Login::CredentialsFile(file.clone()),
+        (None, None, None) => Login::None,
+    };
+    Ok(dripline_nats::connect(&nats.url, &login, name).await?)
+}
+
+fn topology_options(config: &Config) -> topology::Options {
+    topology::Options {
+        replicas: config.nats.replicas,
+        ack_wait: config.engine.ack_wait,
+        max_leads: config.nats.max_leads,
+    }
+}
+
+async fn stream(context: &jetstream::Context, name: &str) -> anyhow::Result<Stream<()>> {
+    context.get_stream_no_info(name).await.with_context(|| format!("stream {name}"))
+}
+
+async fn inbox(
+    connections: &Connections,
+    context: &jetstream::Context,
+    name: &str,
+    consumer: &str,
+) -> anyhow::Result<JetStreamInbox> {
+    let consumer = context
+        .get_consumer_from_stream(consumer, name)
+        .await
+        .with_context(|| format!("consumer {name}/{consumer}"))?;
+    Ok(JetStreamInbox::new(consumer, connections.general.clone()))
+}
+
+/// Names this process, and no other, ever: where it runs, when it started, and chance.
+fn owner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "engine" } else { host };
+    format!("{host}.{}.{:08x}", std::process::id(), rand::random::<u32>())
+}
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}

@@ -137,8 +137,12 @@ impl Compiled {
             name
         };
         for (name, template) in &sequence.templates {
-            template.html.as_deref().map(|html| add(html_name(name), html));
-            template.text.as_deref().map(|text| add(text_name(name), text));
+            if let Some(html) = &template.html {
+                add(html_name(name), html);
+            }
+            if let Some(text) = &template.text {
+                add(text_name(name), text);
+            }
         }
         let steps = sequence.steps.iter().enumerate().map(|(at, step)| {
             let template = sequence.templates.get(&step.send.template);
@@ -216,7 +220,8 @@ fn template_value(json: &Json) -> Value {
 fn complaint(name: &str, error: &minijinja::Error) -> String {
     let place = error.line().map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
     let told = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    let hint = if error.kind() == ErrorKind::UndefinedError { "; give it a `default`, or ask `is defined` first" } else { "" };
+    let hint =
+        if error.kind() == ErrorKind::UndefinedError { "; give it a `default`, or ask `is defined` first" } else { "" };
     format!("{place}: {told}{hint}")
 }
 

@@ -13,6 +13,7 @@
 //! `tests/adapters` holds each provider's documented example, and a table of its answers.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod answer;
 mod compose;
 mod error;
 mod http;
@@ -25,6 +26,7 @@ pub mod resend;
 mod secret;
 pub mod sendgrid;
 pub mod smtp;
+mod wire;
 
 pub use compose::{MinijinjaComposer, check_sequence};
 pub use error::BuildError;

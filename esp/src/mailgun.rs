@@ -12,7 +12,9 @@ use dripline_domain::{Email, Outcome};
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{Answer, Endpoint, Http, Ids, headers, text};
+use crate::answer::Answer;
+use crate::http::{Endpoint, Http};
+use crate::wire::{Ids, headers, text};
 use crate::{BuildError, Secret};
 
 /// What Mailgun says, in lower case, when the sender or the account is at fault and not this email. It has no codes.
@@ -33,11 +35,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            base_url: "https://api.mailgun.net".to_owned(),
-            domain: String::new(),
-            api_key: Secret::default(),
-        }
+        Self { base_url: "https://api.mailgun.net".to_owned(), domain: String::new(), api_key: Secret::default() }
     }
 }
 
@@ -92,11 +90,8 @@ impl Esp for Mailgun {
 }
 
 fn form(email: &Email) -> Vec<(Cow<'static, str>, &str)> {
-    let mut fields: Vec<(Cow<'static, str>, &str)> = vec![
-        ("from".into(), &email.from),
-        ("to".into(), email.to.as_str()),
-        ("subject".into(), &email.subject),
-    ];
+    let mut fields: Vec<(Cow<'static, str>, &str)> =
+        vec![("from".into(), &email.from), ("to".into(), email.to.as_str()), ("subject".into(), &email.subject)];
     fields.extend(text(email).map(|text| ("text".into(), text)));
     fields.extend(email.html.as_deref().map(|html| ("html".into(), html)));
     fields.extend(email.reply_to.as_deref().map(|reply_to| ("h:Reply-To".into(), reply_to)));

@@ -38,10 +38,12 @@ pub(crate) fn message(email: &Email) -> Result<Message, String> {
 }
 
 fn mailbox(field: &str, value: &str) -> Result<Mailbox, String> {
-    let (name, at) = split_mailbox(value).ok_or_else(|| format!("the sequence's {field} `{value}` is not a mailbox"))?;
+    let (name, at) =
+        split_mailbox(value).ok_or_else(|| format!("the sequence's {field} `{value}` is not a mailbox"))?;
     Ok(Mailbox::new(name, address(&at)?))
 }
 
 fn address(address: &Address) -> Result<lettre::Address, String> {
-    lettre::Address::new(address.local(), address.domain()).map_err(|error| format!("an address cannot be mailed: {error}"))
+    lettre::Address::new(address.local(), address.domain())
+        .map_err(|error| format!("an address cannot be mailed: {error}"))
 }

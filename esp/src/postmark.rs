@@ -9,7 +9,9 @@ use dripline_domain::{Email, Outcome};
 use reqwest::header::{ACCEPT, HeaderName};
 use serde::{Deserialize, Serialize};
 
-use crate::http::{Answer, Endpoint, Http, Ids, headers, text};
+use crate::answer::Answer;
+use crate::http::{Endpoint, Http};
+use crate::wire::{Ids, headers, text};
 use crate::{BuildError, Secret};
 
 /// `[esp.postmark]`

@@ -10,7 +10,9 @@ use dripline_domain::{Email, Outcome, split_mailbox};
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{Answer, Endpoint, HeaderObject, Http, Ids, not_a_mailbox, now, text};
+use crate::answer::{Answer, now};
+use crate::http::{Endpoint, Http};
+use crate::wire::{HeaderObject, Ids, not_a_mailbox, text};
 use crate::{BuildError, Secret};
 
 /// When to ask again once the day's quota is used up and Resend does not say when it is renewed.

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 /// A key or password from the configuration. Neither logs nor a printed configuration show it: `Debug` and
 /// `Serialize` write `***`, so that only [`Secret::expose`] gives it away, and can be searched for.
+///
+/// One that is not set is serialised as it is, empty: a configuration made of defaults, written and read again, must
+/// not come back with the key `***`.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -34,7 +37,7 @@ impl fmt::Debug for Secret {
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
+        serializer.serialize_str(if self.is_empty() { "" } else { "***" })
     }
 }
 
@@ -48,5 +51,6 @@ mod tests {
         assert_eq!(secret.expose(), "SG.abc");
         assert_eq!(format!("{secret:?}"), "***");
         assert_eq!(serde_json::to_string(&secret).unwrap(), r#""***""#);
+        assert_eq!(serde_json::to_string(&Secret::default()).unwrap(), r#""""#);
     }
 }

@@ -9,7 +9,9 @@ use dripline_domain::{Email, Outcome, split_mailbox};
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{Answer, Endpoint, HeaderObject, Http, Ids, not_a_mailbox, text};
+use crate::answer::Answer;
+use crate::http::{Endpoint, Http};
+use crate::wire::{HeaderObject, Ids, not_a_mailbox, text};
 use crate::{BuildError, Secret};
 
 /// `[esp.sendgrid]`

@@ -1,6 +1,6 @@
 //! Any mail server, by SMTP submission (RFC 5321, RFC 6409).
-use std::fmt::Display;
-use std::future::Future;
+mod failure;
+
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +13,11 @@ use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailParameter};
-use lettre::transport::smtp::response::Severity;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use self::failure::{Failure, Stage, within};
 use crate::mime::message;
-use crate::reason::tidy;
 use crate::{BuildError, Secret};
 
 /// A connection unused for longer is not trusted any more.
@@ -115,7 +114,10 @@ impl Smtp {
         for recipient in envelope.to() {
             within(by, Stage::Recipient, connection.command(Rcpt::new(recipient.clone(), Vec::new()))).await?;
         }
-        within(by, Stage::Recipient, connection.command(Data)).await?;
+        // Anything else, even a success, answers an earlier command, and its like would pass for the message's own.
+        if !within(by, Stage::Recipient, connection.command(Data)).await?.has_code(354) {
+            return Err(Failure::out_of_step());
+        }
         within(by, Stage::Message, connection.message(message)).await?;
         self.park(connection);
         Ok(())
@@ -134,7 +136,7 @@ impl Smtp {
         }
         let mut new = within(by, Stage::Connection, self.connect()).await?;
         if international && !new.server_info().supports_feature(Extension::SmtpUtfEight) {
-            return Err(Failure { stage: Stage::Recipient, cause: Cause::NoInternationalAddresses });
+            return Err(Failure::no_international_addresses());
         }
         within(by, Stage::Sender, new.command(mail())).await?;
         Ok(new)
@@ -182,78 +184,6 @@ impl Esp for Smtp {
         match self.transact(message.envelope(), &message.formatted()).await {
             Ok(()) => Outcome::Accepted { message_id: email.message_id.trim_matches(['<', '>']).to_owned() },
             Err(failure) => failure.outcome(email),
-        }
-    }
-}
-
-/// How far a transaction had come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Connection,
-    Sender,
-    Recipient,
-    Message,
-}
-
-struct Failure {
-    stage: Stage,
-    cause: Cause,
-}
-
-enum Cause {
-    TimedOut,
-    NoInternationalAddresses,
-    Smtp(Error),
-}
-
-/// Waits for one reply. What fails here drops the connection with it, so that none is ever used out of step.
-async fn within<T>(by: Instant, stage: Stage, reply: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-    match timeout_at(by, reply).await {
-        Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(error)) => Err(Failure { stage, cause: Cause::Smtp(error) }),
-        Err(_) => Err(Failure { stage, cause: Cause::TimedOut }),
-    }
-}
-
-impl Failure {
-    fn outcome(self, email: &Email) -> Outcome {
-        let reason = tidy(&self.to_string(), &email.to);
-        let severity = match &self.cause {
-            Cause::Smtp(error) => error.status().map(|code| code.severity),
-            Cause::TimedOut => None,
-            Cause::NoInternationalAddresses => return Outcome::Refused { reason },
-        };
-        match (self.stage, severity) {
-            (_, Some(Severity::TransientNegativeCompletion)) => Outcome::Transient { reason },
-            (Stage::Connection | Stage::Sender, Some(_)) => Outcome::Misconfigured { reason },
-            (Stage::Connection, None) if self.is_no_use() => Outcome::Misconfigured { reason },
-            (Stage::Recipient, Some(_)) if reason.to_ascii_lowercase().contains("relay") => {
-                Outcome::Misconfigured { reason }
-            }
-            (Stage::Recipient | Stage::Message, Some(_)) => Outcome::Refused { reason },
-            (Stage::Connection | Stage::Sender | Stage::Recipient, None) => Outcome::Transient { reason },
-            (Stage::Message, None) => Outcome::Unknown { reason },
-        }
-    }
-
-    /// The server has no STARTTLS, or no way to log in that we know.
-    fn is_no_use(&self) -> bool {
-        matches!(&self.cause, Cause::Smtp(error) if error.is_client())
-    }
-}
-
-impl Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let stage = match self.stage {
-            Stage::Connection => "connecting",
-            Stage::Sender => "MAIL FROM",
-            Stage::Recipient => "RCPT TO",
-            Stage::Message => "the message",
-        };
-        match &self.cause {
-            Cause::TimedOut => write!(f, "SMTP, at {stage}: no reply in time"),
-            Cause::NoInternationalAddresses => write!(f, "SMTP: the server takes no address outside ASCII (SMTPUTF8)"),
-            Cause::Smtp(error) => write!(f, "SMTP, at {stage}: {error}"),
         }
     }
 }

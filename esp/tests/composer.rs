@@ -132,7 +132,11 @@ fn values_are_escaped_in_html_and_only_there() {
     let sequence = sequence("{{ firstName }}", Some("<p>{{ firstName }}</p>"), Some("{{ firstName }}"));
     let name = "<b>J&J</b> {{ email }}";
     let email = MinijinjaComposer::new().compose(&sequence, 0, &lead(Some(name), json!({})), "k").unwrap();
-    assert_eq!(email.html.as_deref(), Some("<p>&lt;b&gt;J&amp;J&lt;&#x2f;b&gt; {{ email }}</p>"), "and not rendered again");
+    assert_eq!(
+        email.html.as_deref(),
+        Some("<p>&lt;b&gt;J&amp;J&lt;&#x2f;b&gt; {{ email }}</p>"),
+        "and not rendered again"
+    );
     assert_eq!(email.text, name);
     assert_eq!(email.subject, name);
 }
@@ -183,7 +187,8 @@ fn a_template_that_never_ends_or_grows_without_end_is_stopped() {
 
 #[test]
 fn a_step_that_is_not_there_is_a_complaint() {
-    let complaint = MinijinjaComposer::new().compose(&sequence("Hello", None, Some("Hi")), 7, &lead(None, json!({})), "k");
+    let complaint =
+        MinijinjaComposer::new().compose(&sequence("Hello", None, Some("Hi")), 7, &lead(None, json!({})), "k");
     assert_eq!(complaint.unwrap_err().to_string(), "the sequence `welcome` has no step 7");
 }
 
@@ -204,7 +209,10 @@ fn a_version_is_compiled_once_and_another_version_is_another_text() {
 
 #[test]
 fn a_check_names_every_fault_with_its_place() {
-    assert!(check_sequence(&sequence("{{ firstName }}", Some("{{ x }}"), Some("{% if y is defined %}{% endif %}"))).is_empty());
+    assert!(
+        check_sequence(&sequence("{{ firstName }}", Some("{{ x }}"), Some("{% if y is defined %}{% endif %}")))
+            .is_empty()
+    );
 
     let mut broken = Sequence::clone(&sequence("{{ firstName", Some("<p>\n\n{% if %}"), Some("{% endfor %}")));
     broken.from = "Acme".to_owned();

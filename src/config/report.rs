@@ -36,7 +36,7 @@ impl Loaded {
         let mut values = Vec::new();
         // Serialising the configuration cannot fail: all keys of its maps are texts.
         flatten(String::new(), serde_json::to_value(&self.config).unwrap_or_default(), &mut values);
-        let row = |(key, value)| {
+        let row = |(key, value): (String, Value)| {
             let from = self.origin(&key);
             // A secret nobody set is masked like any other; here it must not look as if there were one.
             let unset = from == Origin::Default && value == MASK;

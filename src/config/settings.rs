@@ -124,7 +124,7 @@ pub enum Provider {
     /// Nobody: each email becomes a file.
     #[default]
     Outbox,
-    /// Twilio SendGrid.
+    /// Twilio's `SendGrid`.
     Sendgrid,
     /// Mailgun.
     Mailgun,

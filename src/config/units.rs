@@ -66,7 +66,7 @@ pub mod listen {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
-        from.deserialize_any(super::Plain("an address and a port", |text| {
+        from.deserialize_any(super::Plain("an address and a port", |text: &str| {
             text.parse().map_err(|_| {
                 format!("`{text}` is not an address and a port; write \"127.0.0.1:8080\", or \"0.0.0.0:8080\" for all")
             })

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::extract::{ConnectInfo, Request};
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderValue};
 use dripline_esp::Secret;
 use governor::clock::{Clock, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
@@ -31,7 +31,7 @@ impl ApiKeys {
         if self.0.is_empty() || bearer(headers).is_some_and(|key| self.knows(key)) {
             return Ok(());
         }
-        let key = headers.get(API_KEY).map(|key| key.as_bytes());
+        let key = headers.get(API_KEY).map(HeaderValue::as_bytes);
         if key.is_some_and(|key| self.knows(key)) { Ok(()) } else { Err(Problem::unauthorised()) }
     }
 

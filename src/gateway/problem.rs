@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dripline_actors::ports::FrontDoorError;
 use dripline_domain::ArrivalError;
@@ -23,12 +23,21 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// Which field of the lead, or which header.
     pub field: Option<String>,
-    header: Option<(HeaderName, HeaderValue)>,
+    hint: Option<Hint>,
+}
+
+/// What a header says beside the document.
+#[derive(Debug, Clone, Copy)]
+enum Hint {
+    /// Try again after so many seconds.
+    RetryAfter(u64),
+    /// Say who you are.
+    Authenticate,
 }
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into(), field: None, header: None }
+        Self { status, code, detail: detail.into(), field: None, hint: None }
     }
 
     fn of(mut self, field: impl Into<String>) -> Self {
@@ -37,7 +46,7 @@ impl Problem {
     }
 
     fn retry_after(mut self, seconds: u64) -> Self {
-        self.header = Some((RETRY_AFTER, seconds.into()));
+        self.hint = Some(Hint::RetryAfter(seconds));
         self
     }
 
@@ -51,8 +60,7 @@ impl Problem {
 
     pub fn unauthorised() -> Self {
         let detail = "send a valid API key, as `Authorization: Bearer <key>` or `X-API-Key: <key>`";
-        let header = (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        Self { header: Some(header), ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail) }
+        Self { hint: Some(Hint::Authenticate), ..Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail) }
     }
 
     pub fn too_many_requests(wait: Duration) -> Self {
@@ -157,7 +165,15 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.extend(self.header);
+        match self.hint {
+            Some(Hint::RetryAfter(seconds)) => {
+                headers.insert(RETRY_AFTER, seconds.into());
+            }
+            Some(Hint::Authenticate) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            None => {}
+        }
         response
     }
 }

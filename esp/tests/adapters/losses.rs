@@ -15,11 +15,8 @@ fn all(url: &str, timeout: Duration) -> [Box<dyn Esp>; 4] {
         sendgrid::Config { base_url: base_url.clone(), api_key: "SG.key".into(), ..sendgrid::Config::default() };
     let mailgun =
         mailgun::Config { base_url: base_url.clone(), domain: "mg.acme.example".into(), api_key: "key".into() };
-    let postmark = postmark::Config {
-        base_url: base_url.clone(),
-        server_token: "token".into(),
-        ..postmark::Config::default()
-    };
+    let postmark =
+        postmark::Config { base_url: base_url.clone(), server_token: "token".into(), ..postmark::Config::default() };
     let resend = resend::Config { base_url, api_key: "re_key".into() };
     [
         Box::new(SendGrid::new(&sendgrid, timeout, 4).unwrap()),

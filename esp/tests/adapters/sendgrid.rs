@@ -73,7 +73,7 @@ async fn answers() {
         ("400 Bad Request", error("The from email does not contain a valid address.", "from.email"), "misconfigured"),
         ("401 Unauthorized", error("The provided authorization grant is invalid", ""), "misconfigured"),
         ("401 Unauthorized", error("Maximum credits exceeded", ""), "misconfigured"),
-        ("403 Forbidden", error("The from address does not match a verified Sender Identity.", "from"), "misconfigured"),
+        ("403 Forbidden", error("The from address is not a verified one.", "from"), "misconfigured"),
         ("413 Payload Too Large", error("The payload is too large", ""), "refused"),
         ("500 Internal Server Error", String::new(), "transient"),
         ("200 OK", "<html>a captive portal</html>".to_owned(), "unknown"),

@@ -50,6 +50,15 @@ async fn a_kept_connection_that_died_is_replaced_without_a_word() {
 }
 
 #[tokio::test]
+async fn one_reply_too_many_never_makes_the_next_email_look_accepted() {
+    let server = Server::start(&[(".", "250 queued\r\n250 and once more")]).await;
+    let smtp = adapter(server.port);
+    assert_eq!(told(&smtp.send(&email()).await), "accepted 5f2c91@acme.example");
+    assert_eq!(told(&smtp.send(&email()).await), "transient");
+    assert_eq!(server.messages().len(), 1);
+}
+
+#[tokio::test]
 async fn replies() {
     let table: &[(Script, &str)] = &[
         (&[("CONNECT", "554 5.7.1 no service for you")], "misconfigured"),
@@ -67,6 +76,7 @@ async fn replies() {
         (&[("RCPT", "452 4.2.2 mailbox full")], "transient"),
         (&[("RCPT", HANG_UP)], "transient"),
         (&[("DATA", HANG_UP)], "transient"),
+        (&[("DATA", "250 2.0.0 ok")], "transient"),
         (&[(".", "554 5.7.1 looks like spam")], "refused"),
         (&[(".", "451 4.3.0 try later")], "transient"),
         (&[(".", "421 4.3.2 shutting down")], "transient"),

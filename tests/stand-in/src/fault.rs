@@ -89,10 +89,7 @@ impl Fault {
             FaultKind::Slow if self.delay_ms.is_none() => return Err("a slow fault needs delay_ms".into()),
             _ => {}
         }
-        if self
-            .probability
-            .is_some_and(|probability| !(0.0..=1.0).contains(&probability))
-        {
+        if self.probability.is_some_and(|probability| !(0.0..=1.0).contains(&probability)) {
             return Err("probability goes from 0 to 1".into());
         }
         Ok(())
@@ -117,12 +114,7 @@ impl Faults {
     pub fn set(&self, faults: Vec<Fault>) -> Result<(), String> {
         faults.iter().try_for_each(Fault::check)?;
         let faults = faults.into_iter().filter(|fault| fault.kind != FaultKind::None);
-        let active: Vec<_> = faults
-            .map(|fault| Active {
-                chance: Chance::new(fault.seed),
-                fault,
-            })
-            .collect();
+        let active: Vec<_> = faults.map(|fault| Active { chance: Chance::new(fault.seed), fault }).collect();
         let mut inner = self.lock();
         self.any.store(!active.is_empty(), Ordering::Release);
         *inner = active;
@@ -159,16 +151,9 @@ impl Faults {
 
 impl Active {
     fn meets(&mut self, letters: &[Letter]) -> bool {
-        let Fault {
-            match_to,
-            probability,
-            count,
-            ..
-        } = &self.fault;
+        let Fault { match_to, probability, count, .. } = &self.fault;
         count.is_none_or(|left| left > 0)
-            && match_to
-                .as_ref()
-                .is_none_or(|part| letters.iter().any(|letter| letter.to.contains(part.as_str())))
+            && match_to.as_ref().is_none_or(|part| letters.iter().any(|letter| letter.to.contains(part.as_str())))
             && probability.is_none_or(|probability| self.chance.next() < probability)
     }
 }
@@ -214,12 +199,7 @@ mod tests {
     #[test]
     fn a_counted_fault_is_over_after_its_count() {
         let faults = Faults::default();
-        faults
-            .set(vec![Fault {
-                count: Some(2),
-                ..Fault::new(FaultKind::Hang)
-            }])
-            .unwrap();
+        faults.set(vec![Fault { count: Some(2), ..Fault::new(FaultKind::Hang) }]).unwrap();
         let met: Vec<_> = (0..4).map(|_| faults.meet(&to("a@b.c")).is_some()).collect();
         assert_eq!(met, [true, true, false, false]);
         assert!(faults.list().is_empty());
@@ -228,12 +208,7 @@ mod tests {
     #[test]
     fn a_fault_for_one_address_spares_the_others() {
         let faults = Faults::default();
-        faults
-            .set(vec![Fault {
-                match_to: Some("bad".into()),
-                ..Fault::new(FaultKind::Garbage)
-            }])
-            .unwrap();
+        faults.set(vec![Fault { match_to: Some("bad".into()), ..Fault::new(FaultKind::Garbage) }]).unwrap();
         assert!(faults.meet(&to("good@example.com")).is_none());
         assert!(faults.meet(&to("bad@example.com")).is_some());
     }
@@ -241,35 +216,18 @@ mod tests {
     #[test]
     fn the_first_fault_that_matches_is_met() {
         let faults = Faults::default();
-        let one = Fault {
-            match_to: Some("one".into()),
-            ..Fault::new(FaultKind::Hang)
-        };
+        let one = Fault { match_to: Some("one".into()), ..Fault::new(FaultKind::Hang) };
         faults.set(vec![one, Fault::new(FaultKind::Garbage)]).unwrap();
-        assert_eq!(
-            faults.meet(&to("one@b.c")).map(|fault| fault.kind),
-            Some(FaultKind::Hang)
-        );
-        assert_eq!(
-            faults.meet(&to("two@b.c")).map(|fault| fault.kind),
-            Some(FaultKind::Garbage)
-        );
+        assert_eq!(faults.meet(&to("one@b.c")).map(|fault| fault.kind), Some(FaultKind::Hang));
+        assert_eq!(faults.meet(&to("two@b.c")).map(|fault| fault.kind), Some(FaultKind::Garbage));
     }
 
     #[test]
     fn a_probable_fault_meets_the_same_requests_in_every_run() {
         let run = |seed| {
             let faults = Faults::default();
-            faults
-                .set(vec![Fault {
-                    probability: Some(0.25),
-                    seed,
-                    ..Fault::new(FaultKind::Hang)
-                }])
-                .unwrap();
-            (0..4_000)
-                .map(|_| faults.meet(&to("a@b.c")).is_some())
-                .collect::<Vec<_>>()
+            faults.set(vec![Fault { probability: Some(0.25), seed, ..Fault::new(FaultKind::Hang) }]).unwrap();
+            (0..4_000).map(|_| faults.meet(&to("a@b.c")).is_some()).collect::<Vec<_>>()
         };
         assert_eq!(run(7), run(7));
         assert_ne!(run(7), run(8));
@@ -290,13 +248,6 @@ mod tests {
         let faults = Faults::default();
         assert!(faults.set(vec![Fault::new(FaultKind::Status)]).is_err());
         assert!(faults.set(vec![Fault::new(FaultKind::Slow)]).is_err());
-        assert!(
-            faults
-                .set(vec![Fault {
-                    probability: Some(1.5),
-                    ..Fault::new(FaultKind::Hang)
-                }])
-                .is_err()
-        );
+        assert!(faults.set(vec![Fault { probability: Some(1.5), ..Fault::new(FaultKind::Hang) }]).is_err());
     }
 }

@@ -54,10 +54,6 @@ impl Unreadable {
 pub fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Unreadable> {
     serde_json::from_slice(body).map_err(|error| {
         let reason = error.to_string();
-        if error.is_data() {
-            Unreadable::Mistyped(reason)
-        } else {
-            Unreadable::Malformed(reason)
-        }
+        if error.is_data() { Unreadable::Mistyped(reason) } else { Unreadable::Malformed(reason) }
     })
 }

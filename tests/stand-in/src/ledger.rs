@@ -67,7 +67,23 @@ pub struct Refusal {
     pub body: String,
 }
 
-/// What became of an order.
+/// A request to be accepted.
+pub struct Entry<'a> {
+    /// Whose call it is.
+    pub provider: Vendor,
+    /// Its emails.
+    pub letters: Vec<Letter>,
+    /// Under which it is accepted once.
+    pub idempotency: Option<IdempotencyKey<'a>>,
+    /// The id of all its emails.
+    pub message_id: Arc<str>,
+    /// Now, in milliseconds since 1970.
+    pub at: u64,
+    /// When the answer will be given: until then its idempotency key is busy.
+    pub answered_at: u64,
+}
+
+/// What became of an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entered {
     /// Accepted, or accepted before under the same idempotency key, with this id.
@@ -103,17 +119,9 @@ struct Seen {
 }
 
 impl Ledger {
-    /// Accepts the letters of one request under one id, unless its idempotency key was seen before. An answer that
-    /// is to be held back until `answered_at` keeps its key busy until then.
-    pub fn accept(
-        &self,
-        provider: Vendor,
-        letters: Vec<Letter>,
-        idempotency: Option<IdempotencyKey<'_>>,
-        message_id: Arc<str>,
-        at: u64,
-        answered_at: u64,
-    ) -> Entered {
+    /// Accepts the letters of one request, unless its idempotency key was seen before.
+    pub fn accept(&self, entry: Entry<'_>) -> Entered {
+        let Entry { provider, letters, idempotency, message_id, at, answered_at } = entry;
         let mut inner = self.lock();
         if let Some(IdempotencyKey { key, body }) = idempotency {
             let body = fingerprint(body);
@@ -123,14 +131,8 @@ impl Ledger {
                 Some(seen) => return Entered::Accepted(seen.message_id.clone()),
                 None => {}
             }
-            inner.seen.insert(
-                key.into(),
-                Seen {
-                    body,
-                    message_id: message_id.clone(),
-                    answered_at,
-                },
-            );
+            let message_id = message_id.clone();
+            inner.seen.insert(key.into(), Seen { body, message_id, answered_at });
         }
         for letter in letters {
             inner.record(provider, letter, message_id.clone(), at);
@@ -189,31 +191,14 @@ impl Ledger {
 
 impl Inner {
     fn record(&mut self, provider: Vendor, letter: Letter, message_id: Arc<str>, at: u64) {
-        let Letter {
-            send_key,
-            lead_id,
-            to,
-            sequence,
-            step,
-            subject,
-        } = letter;
+        let Letter { send_key, lead_id, to, sequence, step, subject } = letter;
         let send_key: Arc<str> = send_key.into();
         match self.by_step.get_mut(&step) {
             Some(count) => *count += 1,
             None => drop(self.by_step.insert(step.clone(), 1)),
         }
         self.send_keys.insert(send_key.clone());
-        let accepted = Accepted {
-            provider,
-            send_key,
-            lead_id,
-            to,
-            sequence,
-            step,
-            subject,
-            message_id,
-            at,
-        };
+        let accepted = Accepted { provider, send_key, lead_id, to, sequence, step, subject, message_id, at };
         self.accepted.push(Arc::new(accepted));
     }
 }
@@ -240,12 +225,14 @@ mod tests {
     }
 
     fn accept(ledger: &Ledger, letter: Letter, key: Option<(&str, &str)>, at: u64, answered_at: u64) -> Entered {
-        let id = format!("id-{at}").into();
-        let key = key.map(|(key, body)| IdempotencyKey {
-            key,
-            body: body.as_bytes(),
-        });
-        ledger.accept(Vendor::Resend, vec![letter], key, id, at, answered_at)
+        ledger.accept(Entry {
+            provider: Vendor::Resend,
+            letters: vec![letter],
+            idempotency: key.map(|(key, body)| IdempotencyKey { key, body: body.as_bytes() }),
+            message_id: format!("id-{at}").into(),
+            at,
+            answered_at,
+        })
     }
 
     #[test]
@@ -255,10 +242,7 @@ mod tests {
         accept(&ledger, letter("b", "one"), None, 2, 2);
         accept(&ledger, letter("a", "two"), None, 3, 3);
         let summary = ledger.summary();
-        assert_eq!(
-            (summary.accepted, summary.distinct_send_keys, summary.duplicates),
-            (3, 2, 1)
-        );
+        assert_eq!((summary.accepted, summary.distinct_send_keys, summary.duplicates), (3, 2, 1));
         assert_eq!(summary.by_step, BTreeMap::from([("one".into(), 2), ("two".into(), 1)]));
         assert_eq!((summary.first_at, summary.last_at), (Some(1), Some(3)));
     }
@@ -266,18 +250,9 @@ mod tests {
     #[test]
     fn an_idempotency_key_is_accepted_once_and_answered_alike() {
         let ledger = Ledger::default();
-        assert_eq!(
-            accept(&ledger, letter("a", "one"), Some(("k", "body")), 1, 1),
-            Entered::Accepted("id-1".into())
-        );
-        assert_eq!(
-            accept(&ledger, letter("a", "one"), Some(("k", "body")), 2, 2),
-            Entered::Accepted("id-1".into())
-        );
-        assert_eq!(
-            accept(&ledger, letter("a", "one"), Some(("k", "other")), 3, 3),
-            Entered::BodyDiffers
-        );
+        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 1, 1), Entered::Accepted("id-1".into()));
+        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 2, 2), Entered::Accepted("id-1".into()));
+        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "other")), 3, 3), Entered::BodyDiffers);
         assert_eq!(ledger.summary().accepted, 1);
     }
 
@@ -285,13 +260,7 @@ mod tests {
     fn an_idempotency_key_is_busy_until_its_first_request_is_answered() {
         let ledger = Ledger::default();
         accept(&ledger, letter("a", "one"), Some(("k", "body")), 1, 50);
-        assert_eq!(
-            accept(&ledger, letter("a", "one"), Some(("k", "body")), 49, 49),
-            Entered::InProgress
-        );
-        assert_eq!(
-            accept(&ledger, letter("a", "one"), Some(("k", "body")), 50, 50),
-            Entered::Accepted("id-1".into())
-        );
+        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 49, 49), Entered::InProgress);
+        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 50, 50), Entered::Accepted("id-1".into()));
     }
 }

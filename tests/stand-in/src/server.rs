@@ -18,8 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::control;
 use crate::fault::{Fault, FaultKind, Faults, mix};
-use crate::ledger::{Entered, Ledger, Refusal};
-use crate::vendor::{self, Call, Order, Reply, Vendor};
+use crate::ledger::{Entered, Entry, Ledger, Refusal};
+use crate::vendor::{self, Call, Credentials, Order, Refused, Reply, Vendor};
 
 /// Above what any vendor takes.
 const BODY_LIMIT: usize = 32 * 1024 * 1024;
@@ -41,9 +41,7 @@ async fn serve_connection(stand_in: Arc<StandIn>, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| answer(stand_in.clone(), request));
     // A client that went away, or a connection closed on purpose: nothing to do in either case.
-    let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// Makes hyper close the connection without an answer.
@@ -52,7 +50,7 @@ async fn serve_connection(stand_in: Arc<StandIn>, stream: TcpStream) {
 struct NoAnswer;
 
 struct StandIn {
-    credentials: vendor::Credentials,
+    credentials: Credentials,
     ledger: Ledger,
     faults: Faults,
     ids: Ids,
@@ -70,14 +68,20 @@ async fn answer(stand_in: Arc<StandIn>, request: Request<Incoming>) -> Result<Re
     if parts.uri.path().starts_with("/_/") {
         return Ok(control::answer(&stand_in.ledger, &stand_in.faults, &parts, &body).into_response());
     }
-    stand_in.send(&parts, &body).await.map(Reply::into_response)
+    stand_in.send(Received { parts: &parts, body: &body }).await.map(Reply::into_response)
+}
+
+/// A request to a vendor, whole.
+#[derive(Clone, Copy)]
+struct Received<'r> {
+    parts: &'r Parts,
+    body: &'r [u8],
 }
 
 impl StandIn {
     fn new(key: &str) -> Self {
-        let credentials = vendor::Credentials::new(key);
         Self {
-            credentials,
+            credentials: Credentials::new(key),
             ledger: Ledger::default(),
             faults: Faults::default(),
             ids: Ids::new(),
@@ -85,112 +89,80 @@ impl StandIn {
     }
 
     /// One send call: right or refused, then what goes wrong on purpose, then accepted.
-    async fn send(&self, parts: &Parts, body: &[u8]) -> Result<Reply, NoAnswer> {
+    async fn send(&self, received: Received<'_>) -> Result<Reply, NoAnswer> {
+        let Received { parts, body } = received;
         let Some(vendor) = Vendor::of(parts) else {
-            self.refuse(None, parts, body, "no vendor has this call".into());
+            self.refuse(None, received, "no vendor has this call".into());
             return Ok(vendor::no_such_call(parts));
         };
-        let call = Call {
-            path: parts.uri.path(),
-            headers: &parts.headers,
-            body,
-            credentials: &self.credentials,
-        };
-        let order = match vendor.read(&call) {
+        let (path, headers, credentials) = (parts.uri.path(), &parts.headers, &self.credentials);
+        let order = match vendor.read(&Call { path, headers, body, credentials }) {
             Ok(order) => order,
-            Err(refused) => {
-                self.refuse(Some(vendor), parts, body, refused.reason);
-                return Ok(refused.reply);
+            Err(Refused { reason, reply }) => {
+                self.refuse(Some(vendor), received, reason);
+                return Ok(reply);
             }
         };
-        let Some(fault) = self.faults.meet(&order.letters) else {
-            return Ok(self.accept(vendor, parts, body, order, Duration::ZERO));
-        };
-        self.ledger.count_fault();
-        self.go_wrong(&fault, vendor, parts, body, order).await
+        match self.faults.meet(&order.letters) {
+            None => Ok(self.accept(vendor, received, order, Duration::ZERO)),
+            Some(fault) => self.go_wrong(&fault, vendor, received, order).await,
+        }
     }
 
     async fn go_wrong(
         &self,
         fault: &Fault,
         vendor: Vendor,
-        parts: &Parts,
-        body: &[u8],
+        received: Received<'_>,
         order: Order<'_>,
     ) -> Result<Reply, NoAnswer> {
+        self.ledger.count_fault();
+        let accepted = match fault.kind {
+            FaultKind::None => return Ok(self.accept(vendor, received, order, Duration::ZERO)),
+            FaultKind::Slow => Some(self.accept(vendor, received, order, fault.delay())),
+            FaultKind::DropAfterAccept => Some(self.accept(vendor, received, order, Duration::ZERO)),
+            FaultKind::Hang if fault.delay_ms.is_none() => return std::future::pending().await,
+            FaultKind::Status | FaultKind::Hang | FaultKind::DropBeforeAccept | FaultKind::Garbage => None,
+        };
+        tokio::time::sleep(fault.delay()).await;
         match fault.kind {
-            FaultKind::None => Ok(self.accept(vendor, parts, body, order, Duration::ZERO)),
-            FaultKind::Slow => {
-                let reply = self.accept(vendor, parts, body, order, fault.delay());
-                tokio::time::sleep(fault.delay()).await;
-                Ok(reply)
-            }
-            FaultKind::DropAfterAccept => {
-                self.accept(vendor, parts, body, order, Duration::ZERO);
-                tokio::time::sleep(fault.delay()).await;
-                Err(NoAnswer)
-            }
-            FaultKind::Hang if fault.delay_ms.is_none() => std::future::pending().await,
-            FaultKind::Hang | FaultKind::DropBeforeAccept => {
-                tokio::time::sleep(fault.delay()).await;
-                Err(NoAnswer)
-            }
+            FaultKind::None | FaultKind::Slow => accepted.ok_or(NoAnswer),
+            FaultKind::DropAfterAccept | FaultKind::DropBeforeAccept | FaultKind::Hang => Err(NoAnswer),
             FaultKind::Status => {
-                tokio::time::sleep(fault.delay()).await;
-                let status = fault
-                    .status
-                    .and_then(|status| StatusCode::from_u16(status).ok())
-                    .unwrap_or_default();
-                let usual = vendor.failure(status, "the stand-in was told to refuse this");
+                let status = fault.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
+                let usual = vendor.failure(status, "the stand-in was told to answer this");
                 Ok(usual.with_body(fault.body.as_deref()).with_headers(&fault.headers))
             }
-            FaultKind::Garbage => {
-                tokio::time::sleep(fault.delay()).await;
-                Ok(vendor::garbage()
-                    .with_body(fault.body.as_deref())
-                    .with_headers(&fault.headers))
-            }
+            FaultKind::Garbage => Ok(vendor::garbage().with_body(fault.body.as_deref()).with_headers(&fault.headers)),
         }
     }
 
-    fn accept(&self, vendor: Vendor, parts: &Parts, body: &[u8], order: Order<'_>, answered_in: Duration) -> Reply {
-        let Order {
-            letters,
-            idempotency,
-            domain,
-            test_only,
-        } = order;
+    fn accept(&self, vendor: Vendor, received: Received<'_>, order: Order<'_>, answered_in: Duration) -> Reply {
         let at = unix_ms();
-        let message_id = vendor.message_id(self.ids.next(), at, domain).into();
-        let letters = if test_only { Vec::new() } else { letters };
+        let Order { letters, idempotency, domain, message_id, test_only } = order;
         let to = letters.first().map(|letter| letter.to.clone()).unwrap_or_default();
-        let answered_at = at + u64::try_from(answered_in.as_millis()).unwrap_or(u64::MAX);
-        match self
-            .ledger
-            .accept(vendor, letters, idempotency, message_id, at, answered_at)
-        {
+        let entered = self.ledger.accept(Entry {
+            provider: vendor,
+            letters: if test_only { Vec::new() } else { letters },
+            idempotency,
+            message_id: message_id.unwrap_or_else(|| vendor.message_id(self.ids.next(), at, domain).into()),
+            at,
+            answered_at: at + u64::try_from(answered_in.as_millis()).unwrap_or(u64::MAX),
+        });
+        match entered {
             Entered::Accepted(message_id) => vendor.accepted(&message_id, &to, at, test_only),
             Entered::InProgress => vendor::resend::concurrent(),
             Entered::BodyDiffers => {
-                self.refuse(
-                    Some(vendor),
-                    parts,
-                    body,
-                    "this Idempotency-Key came with another body before".into(),
-                );
+                self.refuse(Some(vendor), received, "this Idempotency-Key came with another body before".into());
                 vendor::resend::body_differs()
             }
         }
     }
 
-    fn refuse(&self, provider: Option<Vendor>, parts: &Parts, body: &[u8], reason: String) {
+    fn refuse(&self, provider: Option<Vendor>, Received { parts, body }: Received<'_>, reason: String) {
         let request = format!("{} {}", parts.method, parts.uri);
-        self.ledger.refuse(|| Refusal {
-            provider,
-            request,
-            reason,
-            body: String::from_utf8_lossy(body).into_owned(),
-        });
+        let body = String::from_utf8_lossy(body);
+        self.ledger.refuse(|| Refusal { provider, request, reason, body: body.into_owned() });
     }
 }
 
@@ -207,10 +179,7 @@ struct Ids {
 
 impl Ids {
     fn new() -> Self {
-        Self {
-            run: mix(unix_ms() ^ (u64::from(std::process::id()) << 44)),
-            next: AtomicU64::new(1),
-        }
+        Self { run: mix(unix_ms() ^ (u64::from(std::process::id()) << 44)), next: AtomicU64::new(1) }
     }
 
     fn next(&self) -> u128 {

@@ -1,5 +1,6 @@
 //! What the vendors have in common: a call is read strictly into letters, and answered in the vendor's own words.
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -58,8 +59,17 @@ pub struct Order<'a> {
     pub idempotency: Option<IdempotencyKey<'a>>,
     /// The sending domain, where the path names it.
     pub domain: Option<&'a str>,
+    /// The email's own id, where the vendor keeps it as its own.
+    pub message_id: Option<Arc<str>>,
     /// The vendor's own test mode: answered as ever, delivered to nobody.
     pub test_only: bool,
+}
+
+impl Order<'_> {
+    /// With nothing special about it.
+    pub fn of(letters: Vec<Letter>) -> Self {
+        Self { letters, idempotency: None, domain: None, message_id: None, test_only: false }
+    }
 }
 
 /// A key under which one body is accepted once.
@@ -183,9 +193,7 @@ impl Call<'_> {
     /// Whether the body is said to be of this media type, whatever its parameters.
     pub fn is(&self, media_type: &str) -> bool {
         let said = self.text(&CONTENT_TYPE).unwrap_or_default();
-        said.split(';')
-            .next()
-            .is_some_and(|said| said.trim().eq_ignore_ascii_case(media_type))
+        said.split(';').next().is_some_and(|said| said.trim().eq_ignore_ascii_case(media_type))
     }
 
     /// A header that is text and stands there once.
@@ -226,11 +234,7 @@ pub struct Tags<'t> {
 impl<'t> Tags<'t> {
     /// Finds all four. `place` is how the vendor calls where they are looked for.
     pub fn find(place: &str, get: impl Fn(&str) -> Option<&'t str>) -> Result<Self, String> {
-        let find = |name| {
-            get(name)
-                .filter(|tag| !tag.is_empty())
-                .ok_or_else(|| format!("{place}{name} is missing"))
-        };
+        let find = |name| get(name).filter(|tag| !tag.is_empty()).ok_or_else(|| format!("{place}{name} is missing"));
         Ok(Self {
             send_key: find("send_key")?,
             lead_id: find("lead_id")?,
@@ -264,20 +268,12 @@ impl Reply {
     /// With this media type and body.
     pub fn new(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Self {
         let headers = vec![(CONTENT_TYPE, HeaderValue::from_static(media_type))];
-        Self {
-            status,
-            headers,
-            body: body.into(),
-        }
+        Self { status, headers, body: body.into() }
     }
 
     /// With no body.
     pub fn empty(status: StatusCode) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            body: Bytes::new(),
-        }
+        Self { status, headers: Vec::new(), body: Bytes::new() }
     }
 
     /// With one header more, in place of one of the same name, unless its value cannot stand in one.
@@ -291,11 +287,9 @@ impl Reply {
 
     /// With these headers likewise.
     pub fn with_headers(self, headers: &BTreeMap<String, String>) -> Self {
-        headers.iter().fold(self, |reply, (name, value)| {
-            match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(name) => reply.with_header(name, value),
-                Err(_) => reply,
-            }
+        headers.iter().fold(self, |reply, (name, value)| match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(name) => reply.with_header(name, value),
+            Err(_) => reply,
         })
     }
 
@@ -328,10 +322,7 @@ impl Reply {
 
 /// What a wrong path gets: Mailgun greets whoever asks for one, with a 200 (seen with `/v3` missing from the base URL).
 pub fn no_such_call(parts: &Parts) -> Reply {
-    let basic = parts
-        .headers
-        .get(AUTHORIZATION)
-        .is_some_and(|value| value.as_bytes().starts_with(b"Basic "));
+    let basic = parts.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"Basic "));
     if basic {
         return Reply::new(StatusCode::OK, "text/html; charset=utf-8", "Mailgun Magnificent API");
     }
@@ -340,25 +331,14 @@ pub fn no_such_call(parts: &Parts) -> Reply {
 
 /// A page where an answer should be.
 pub fn garbage() -> Reply {
-    Reply::new(
-        StatusCode::OK,
-        "text/html; charset=utf-8",
-        "<!doctype html><title>Welcome</title><p>It works!</p>",
-    )
+    Reply::new(StatusCode::OK, "text/html; charset=utf-8", "<!doctype html><title>Welcome</title><p>It works!</p>")
 }
 
 /// 128 random bits in the form of a version 4 UUID.
 fn uuid(random: u128) -> String {
     let bits = (random & !(0xF << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{bits:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 #[cfg(test)]
@@ -404,19 +384,11 @@ mod testing {
         check: impl FnOnce(Order<'_>) -> T,
     ) -> Result<T, Refused> {
         let headers = headers.iter().map(|(name, value)| {
-            (
-                HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                HeaderValue::from_str(value).unwrap(),
-            )
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
         });
         let headers: HeaderMap = headers.collect();
         let credentials = Credentials::new("test-key");
-        let call = Call {
-            path,
-            headers: &headers,
-            body: body.as_bytes(),
-            credentials: &credentials,
-        };
+        let call = Call { path, headers: &headers, body: body.as_bytes(), credentials: &credentials };
         vendor.read(&call).map(check)
     }
 

@@ -40,11 +40,7 @@ impl StandIn {
         tokio::spawn(connection);
         let (parts, body) = sender.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
-        Ok(Answer {
-            status: parts.status,
-            headers: parts.headers,
-            body,
-        })
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
@@ -54,10 +50,7 @@ impl StandIn {
 
     async fn post(&self, path: &str, body: &impl serde::Serialize) -> Answer {
         let body = serde_json::to_vec(body).unwrap();
-        let request = Request::post(path)
-            .header(HOST, &self.0)
-            .body(Full::new(body.into()))
-            .unwrap();
+        let request = Request::post(path).header(HOST, &self.0).body(Full::new(body.into())).unwrap();
         self.call(request).await.unwrap()
     }
 
@@ -102,14 +95,8 @@ async fn an_accepted_email_is_remembered() {
     assert_eq!(answer.status, 200);
     let answered: Value = serde_json::from_slice(&answer.body).unwrap();
     let email: Accepted = stand_in.get("/_/accepted?to=jane%40example.com").await;
-    assert_eq!(
-        (&*email.send_key, &*email.to, &*email.step),
-        ("key-1", "jane@example.com", "welcome")
-    );
-    assert_eq!(
-        (email.provider, &*email.message_id),
-        (Vendor::Resend, answered["id"].as_str().unwrap())
-    );
+    assert_eq!((&*email.send_key, &*email.to, &*email.step), ("key-1", "jane@example.com", "welcome"));
+    assert_eq!((email.provider, &*email.message_id), (Vendor::Resend, answered["id"].as_str().unwrap()));
 
     stand_in.post("/_/reset", &()).await;
     assert_eq!(stand_in.summary().await, Summary::default());
@@ -131,22 +118,10 @@ async fn a_refused_request_is_shown_with_its_reason() {
 #[tokio::test]
 async fn a_lost_answer_leaves_the_email_accepted() {
     let stand_in = StandIn::start().await;
-    stand_in
-        .fault(Fault {
-            count: Some(1),
-            ..Fault::new(FaultKind::DropAfterAccept)
-        })
-        .await;
+    stand_in.fault(Fault { count: Some(1), ..Fault::new(FaultKind::DropAfterAccept) }).await;
     assert!(stand_in.send("jane@example.com", "key-1", "Hello").await.is_err());
     assert_eq!(stand_in.summary().await.accepted, 1);
-    assert_eq!(
-        stand_in
-            .send("jane@example.com", "key-1", "Hello")
-            .await
-            .unwrap()
-            .status,
-        200
-    );
+    assert_eq!(stand_in.send("jane@example.com", "key-1", "Hello").await.unwrap().status, 200);
     let summary = stand_in.summary().await;
     assert_eq!((summary.accepted, summary.duplicates, summary.faulted), (1, 0, 1));
 }
@@ -162,12 +137,7 @@ async fn a_lost_request_leaves_nothing() {
 #[tokio::test]
 async fn a_hanging_call_is_never_answered() {
     let stand_in = StandIn::start().await;
-    stand_in
-        .fault(Fault {
-            count: Some(1),
-            ..Fault::new(FaultKind::Hang)
-        })
-        .await;
+    stand_in.fault(Fault { count: Some(1), ..Fault::new(FaultKind::Hang) }).await;
     let call = stand_in.send("jane@example.com", "key-1", "Hello");
     assert!(timeout(Duration::from_millis(300), call).await.is_err());
     assert_eq!(stand_in.summary().await.accepted, 0);
@@ -176,13 +146,7 @@ async fn a_hanging_call_is_never_answered() {
 #[tokio::test]
 async fn a_slow_call_is_accepted_at_once_and_keeps_its_key_busy() {
     let stand_in = StandIn::start().await;
-    stand_in
-        .fault(Fault {
-            delay_ms: Some(400),
-            count: Some(1),
-            ..Fault::new(FaultKind::Slow)
-        })
-        .await;
+    stand_in.fault(Fault { delay_ms: Some(400), count: Some(1), ..Fault::new(FaultKind::Slow) }).await;
     let started = Instant::now();
     let (first, second) = tokio::join!(stand_in.send("jane@example.com", "key-1", "Hello"), async {
         while stand_in.summary().await.accepted == 0 {}
@@ -211,27 +175,12 @@ async fn another_body_under_a_used_key_is_refused() {
 async fn a_status_comes_with_its_headers_for_the_address_it_is_meant_for() {
     let stand_in = StandIn::start().await;
     let headers = [("retry-after".to_owned(), "2".to_owned())].into();
-    let fault = Fault {
-        status: Some(429),
-        headers,
-        match_to: Some("busy".into()),
-        ..Fault::new(FaultKind::Status)
-    };
+    let fault = Fault { status: Some(429), headers, match_to: Some("busy".into()), ..Fault::new(FaultKind::Status) };
     stand_in.fault(fault).await;
     let answer = stand_in.send("busy@example.com", "key-1", "Hello").await.unwrap();
-    assert_eq!(
-        (answer.status, &answer.headers[RETRY_AFTER]),
-        (StatusCode::TOO_MANY_REQUESTS, &"2".parse().unwrap())
-    );
+    assert_eq!((answer.status, &answer.headers[RETRY_AFTER]), (StatusCode::TOO_MANY_REQUESTS, &"2".parse().unwrap()));
     assert!(String::from_utf8_lossy(&answer.body).contains("rate_limit_exceeded"));
-    assert_eq!(
-        stand_in
-            .send("idle@example.com", "key-2", "Hello")
-            .await
-            .unwrap()
-            .status,
-        200
-    );
+    assert_eq!(stand_in.send("idle@example.com", "key-2", "Hello").await.unwrap().status, 200);
     assert_eq!(stand_in.summary().await.accepted, 1);
 }
 
@@ -248,11 +197,7 @@ async fn garbage_is_a_page_and_accepts_nothing() {
 #[tokio::test]
 async fn a_fault_that_is_not_understood_is_refused() {
     let stand_in = StandIn::start().await;
-    for fault in [
-        json!({ "kind": "explode" }),
-        json!({ "kind": "hang", "delay": 1 }),
-        json!({ "kind": "slow" }),
-    ] {
+    for fault in [json!({ "kind": "explode" }), json!({ "kind": "hang", "delay": 1 }), json!({ "kind": "slow" })] {
         assert_eq!(stand_in.post("/_/faults", &fault).await.status, 400, "{fault}");
     }
     let both = json!([{ "kind": "hang", "count": 1 }, { "kind": "garbage" }]);
@@ -270,9 +215,7 @@ fn the_process_says_where_it_listens_and_ends_with_its_standard_input() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(process.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim_end().strip_prefix("listening on http://").unwrap();
     std::net::TcpStream::connect(address).unwrap();
     drop(process.stdin.take());

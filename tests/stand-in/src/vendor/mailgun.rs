@@ -10,8 +10,8 @@ use crate::address::{header, mailbox, subject};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Documented fields that may stand there once. `attachment` and `inline` need multipart, and are not among them.
-const SINGLE: [&str; 32] = [
+/// Documented fields that may stand there once, as do all `h:` and `v:` ones. `attachment` and `inline` need multipart, and are not among them.
+const SINGLE: [&str; 26] = [
     "from",
     "subject",
     "text",
@@ -38,12 +38,6 @@ const SINGLE: [&str; 32] = [
     "o:sending-ip-pool",
     "o:archive-to",
     "o:suppress-headers",
-    "h:Reply-To",
-    "h:Message-Id",
-    "v:send_key",
-    "v:lead_id",
-    "v:sequence",
-    "v:step",
 ];
 
 /// Documented fields that may stand there more than once.
@@ -75,10 +69,7 @@ pub fn domain(path: &str) -> Option<&str> {
 
 pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
     if call.basic() != Caller::Known {
-        return Err(Refused {
-            reason: "not the user api with the key".into(),
-            reply: forbidden(),
-        });
+        return Err(Refused { reason: "not the user api with the key".into(), reply: forbidden() });
     }
     if !call.is(FORM) {
         return Err(refused("the body must be a URL-encoded form".into()));
@@ -86,33 +77,28 @@ pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
     let form = Form(form_urlencoded::parse(call.body).collect());
     let letter = form.check().and_then(|()| form.letter()).map_err(refused)?;
     let test_only = form.one("o:testmode").is_some_and(is_on);
-    Ok(Order {
-        letters: vec![letter],
-        idempotency: None,
-        domain: domain(call.path),
-        test_only,
-    })
+    let message_id = form.header("Message-Id").map(Into::into);
+    Ok(Order { domain: domain(call.path), message_id, test_only, ..Order::of(vec![letter]) })
 }
 
 impl Form<'_> {
     fn one(&self, wanted: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find_map(|(name, value)| (name == wanted).then_some(&**value))
+        self.0.iter().find_map(|(name, value)| (name == wanted).then_some(&**value))
+    }
+
+    fn header(&self, wanted: &str) -> Option<&str> {
+        let is_it = |name: &str| name.strip_prefix("h:").is_some_and(|name| name.eq_ignore_ascii_case(wanted));
+        self.0.iter().find_map(|(name, value)| is_it(name).then_some(&**value))
     }
 
     fn required(&self, name: &str) -> Result<&str, String> {
-        self.one(name)
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| format!("{name} parameter is missing"))
+        self.one(name).filter(|value| !value.is_empty()).ok_or_else(|| format!("{name} parameter is missing"))
     }
 
     fn check(&self) -> Result<(), String> {
         for (index, (name, value)) in self.0.iter().enumerate() {
             check_field(name, value)?;
-            let repeats = self.0[..index]
-                .iter()
-                .any(|(earlier, _)| earlier.eq_ignore_ascii_case(name));
+            let repeats = self.0[..index].iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(name));
             if repeats && !REPEATED.contains(&&**name) {
                 return Err(format!("{name} parameter stands there twice"));
             }
@@ -125,8 +111,10 @@ impl Form<'_> {
     }
 
     fn letter(&self) -> Result<Letter, String> {
-        let address =
-            |name: &str, value| mailbox(value).map_err(|why| format!("{name} parameter is not a valid address: {why}"));
+        let address = |name: &str, value| {
+            mailbox(value)
+                .map_err(|why| format!("'{name}' parameter is not a valid address. please check documentation ({why})"))
+        };
         address("from", self.required("from")?)?;
         let to = address("to", self.required("to")?)?;
         if self.0.iter().filter(|(name, _)| name == "to").count() > 1 {
@@ -134,10 +122,7 @@ impl Form<'_> {
         }
         let line = self.required("subject")?;
         subject(line)?;
-        if !["text", "html", "amp-html", "template"]
-            .iter()
-            .any(|name| self.required(name).is_ok())
-        {
+        if !["text", "html", "amp-html", "template"].iter().any(|name| self.required(name).is_ok()) {
             return Err("Need at least one of 'text', 'html', 'amp-html' or 'template' parameters specified".into());
         }
         Ok(Tags::find("v:", |name| self.one(&format!("v:{name}")))?.letter(to, line))
@@ -146,11 +131,7 @@ impl Form<'_> {
 
 fn check_field(name: &str, value: &str) -> Result<(), String> {
     if let Some(variable) = name.strip_prefix("v:") {
-        return if variable.is_empty() {
-            Err("a variable has no name".into())
-        } else {
-            Ok(())
-        };
+        return if variable.is_empty() { Err("a variable has no name".into()) } else { Ok(()) };
     }
     if let Some(field) = name.strip_prefix("h:") {
         return header(field, value);
@@ -175,12 +156,9 @@ fn is_on(value: &str) -> bool {
     matches!(value, "yes" | "true")
 }
 
-/// `<time.random@domain>`
+/// `<time.random@domain>`, for an email that brings no `Message-Id` of its own.
 pub fn message_id(random: u128, at: u64, domain: Option<&str>) -> String {
-    let at = i64::try_from(at)
-        .ok()
-        .and_then(|at| Timestamp::from_millisecond(at).ok())
-        .unwrap_or_default();
+    let at = i64::try_from(at).ok().and_then(|at| Timestamp::from_millisecond(at).ok()).unwrap_or_default();
     let at = at.strftime("%Y%m%d%H%M%S");
     format!("<{at}.{:016x}@{}>", random >> 64, domain.unwrap_or("mailgun.example"))
 }
@@ -191,10 +169,7 @@ pub fn accepted(message_id: &str) -> Reply {
         id: &'a str,
         message: &'a str,
     }
-    let body = Queued {
-        id: message_id,
-        message: "Queued. Thank you.",
-    };
+    let body = Queued { id: message_id, message: "Queued. Thank you." };
     Reply::new(StatusCode::OK, JSON, serde_json::to_vec(&body).unwrap_or_default())
 }
 
@@ -206,11 +181,7 @@ pub fn failure(status: StatusCode, message: &str) -> Reply {
     if status == StatusCode::UNAUTHORIZED {
         return forbidden();
     }
-    Reply::new(
-        status,
-        JSON,
-        serde_json::to_vec(&Failure { message }).unwrap_or_default(),
-    )
+    Reply::new(status, JSON, serde_json::to_vec(&Failure { message }).unwrap_or_default())
 }
 
 /// A wrong key gets a word, not JSON.
@@ -219,10 +190,7 @@ fn forbidden() -> Reply {
 }
 
 fn refused(reason: String) -> Refused {
-    Refused {
-        reply: failure(StatusCode::BAD_REQUEST, &reason),
-        reason,
-    }
+    Refused { reply: failure(StatusCode::BAD_REQUEST, &reason), reason }
 }
 
 #[cfg(test)]
@@ -252,15 +220,11 @@ mod tests {
     ];
 
     fn encode(form: &[(&str, &str)]) -> String {
-        form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(form)
-            .finish()
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
     }
 
     fn send(form: &[(&str, &str)]) -> Result<Letter, Refused> {
-        call(Vendor::Mailgun, PATH, &HEADERS, &encode(form), |mut order| {
-            order.letters.remove(0)
-        })
+        call(Vendor::Mailgun, PATH, &HEADERS, &encode(form), |mut order| order.letters.remove(0))
     }
 
     fn without(name: &str) -> Vec<(&'static str, &'static str)> {
@@ -279,6 +243,13 @@ mod tests {
     }
 
     #[test]
+    fn an_email_keeps_the_id_that_it_brings() {
+        let id = |form: &[_]| call(Vendor::Mailgun, PATH, &HEADERS, &encode(form), |order| order.message_id).unwrap();
+        assert_eq!(id(&EXAMPLE).as_deref(), Some("<key-1@acme.example>"));
+        assert_eq!(id(&without("h:Message-Id")), None);
+    }
+
+    #[test]
     fn test_mode_delivers_nothing() {
         let form = encode(&with("o:testmode", "yes"));
         assert!(call(Vendor::Mailgun, PATH, &HEADERS, &form, |order| order.test_only).unwrap());
@@ -286,10 +257,7 @@ mod tests {
 
     #[test]
     fn an_undocumented_request_is_refused() {
-        let no_body: Vec<_> = without("text")
-            .into_iter()
-            .filter(|(name, _)| *name != "html")
-            .collect();
+        let no_body: Vec<_> = without("text").into_iter().filter(|(name, _)| *name != "html").collect();
         let cases = [
             ("from missing", without("from")),
             ("to missing", without("to")),

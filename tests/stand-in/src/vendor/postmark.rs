@@ -96,43 +96,29 @@ pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
     }
     if !call.is(JSON) || call.text(&ACCEPT) != Some(JSON) {
         let message = "Your HTTP request does not have the Accept and Content-Type headers set to application/json.";
-        return Err(refused(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            JSON_REQUIRED,
-            message.into(),
-        ));
+        return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, JSON_REQUIRED, message.into()));
     }
     let mail: Mail = json::read(call.body).map_err(|unreadable| match unreadable {
         Unreadable::Malformed(why) => unprocessable(INVALID_JSON, format!("Invalid JSON: {why}")),
         Unreadable::Mistyped(why) => unprocessable(INCOMPATIBLE_JSON, format!("Invalid request field(s) - {why}")),
     })?;
     let letter = mail.letter().map_err(|why| unprocessable(INVALID_EMAIL_REQUEST, why))?;
-    Ok(Order {
-        letters: vec![letter],
-        idempotency: None,
-        domain: None,
-        test_only: false,
-    })
+    Ok(Order::of(vec![letter]))
 }
 
 impl Mail<'_> {
     fn letter(&self) -> Result<Letter, String> {
-        let address = |field: &str, text| mailbox(text).map_err(|why| format!("Error parsing '{field}': {why}"));
+        let address = |field: &str, text| mailbox(text).map_err(|why| format!("Invalid '{field}' address: {why}"));
         address("From", &self.from)?;
         let to = address("To", &self.to)?;
         for (field, text) in [("Cc", &self.cc), ("Bcc", &self.bcc), ("ReplyTo", &self.reply_to)] {
             text.as_ref().map(|text| address(field, text)).transpose()?;
         }
         subject(&self.subject)?;
-        if [&self.html_body, &self.text_body]
-            .iter()
-            .all(|body| body.as_ref().is_none_or(|body| body.is_empty()))
-        {
+        if [&self.html_body, &self.text_body].iter().all(|body| body.as_ref().is_none_or(|body| body.is_empty())) {
             return Err("Provide either email TextBody or HtmlBody or both.".into());
         }
-        self.headers
-            .iter()
-            .try_for_each(|field| header(&field.name, &field.value))?;
+        self.headers.iter().try_for_each(|field| header(&field.name, &field.value))?;
         if self.tag.as_ref().is_some_and(|tag| tag.chars().count() > 1_000) {
             return Err("A tag has 1,000 characters at most.".into());
         }
@@ -148,9 +134,7 @@ impl Mail<'_> {
         if self.metadata.len() > 10 {
             return Err("Metadata has 10 fields at most.".into());
         }
-        self.metadata
-            .iter()
-            .try_for_each(|(name, value)| check_metadata_field(name, value))
+        self.metadata.iter().try_for_each(|(name, value)| check_metadata_field(name, value))
     }
 }
 
@@ -159,9 +143,7 @@ fn check_metadata_field(name: &str, value: &str) -> Result<(), String> {
     if name_ok && value.chars().count() <= 80 {
         return Ok(());
     }
-    Err(format!(
-        "Metadata.{name}: a name has 20 characters at most, a value 80."
-    ))
+    Err(format!("Metadata.{name}: a name has 20 characters at most, a value 80."))
 }
 
 pub fn accepted(message_id: &str, to: &str, at: u64) -> Reply {
@@ -175,17 +157,8 @@ pub fn accepted(message_id: &str, to: &str, at: u64) -> Reply {
         error_code: u16,
         message: &'a str,
     }
-    let submitted_at = i64::try_from(at)
-        .ok()
-        .and_then(|at| Timestamp::from_millisecond(at).ok())
-        .unwrap_or_default();
-    let body = Sent {
-        to,
-        submitted_at,
-        message_id,
-        error_code: 0,
-        message: "OK",
-    };
+    let submitted_at = i64::try_from(at).ok().and_then(|at| Timestamp::from_millisecond(at).ok()).unwrap_or_default();
+    let body = Sent { to, submitted_at, message_id, error_code: 0, message: "OK" };
     Reply::new(StatusCode::OK, JSON, serde_json::to_vec(&body).unwrap_or_default())
 }
 
@@ -206,11 +179,7 @@ pub fn failure(status: StatusCode, error_code: u16, message: &str) -> Reply {
         error_code: u16,
         message: &'a str,
     }
-    Reply::new(
-        status,
-        JSON,
-        serde_json::to_vec(&Failure { error_code, message }).unwrap_or_default(),
-    )
+    Reply::new(status, JSON, serde_json::to_vec(&Failure { error_code, message }).unwrap_or_default())
 }
 
 fn unprocessable(code: u16, reason: String) -> Refused {
@@ -218,10 +187,7 @@ fn unprocessable(code: u16, reason: String) -> Refused {
 }
 
 fn refused(status: StatusCode, code: u16, reason: String) -> Refused {
-    Refused {
-        reply: failure(status, code, &reason),
-        reason,
-    }
+    Refused { reply: failure(status, code, &reason), reason }
 }
 
 #[cfg(test)]
@@ -232,11 +198,8 @@ mod tests {
     use super::super::testing::{call, letter};
     use super::*;
 
-    const HEADERS: [(&str, &str); 3] = [
-        ("x-postmark-server-token", "test-key"),
-        ("accept", JSON),
-        ("content-type", JSON),
-    ];
+    const HEADERS: [(&str, &str); 3] =
+        [("x-postmark-server-token", "test-key"), ("accept", JSON), ("content-type", JSON)];
 
     fn example() -> Value {
         json!({
@@ -257,9 +220,7 @@ mod tests {
     fn send_with(change: impl FnOnce(&mut Value)) -> Result<Letter, Refused> {
         let mut body = example();
         change(&mut body);
-        call(Vendor::Postmark, PATH, &HEADERS, &body.to_string(), |mut order| {
-            order.letters.remove(0)
-        })
+        call(Vendor::Postmark, PATH, &HEADERS, &body.to_string(), |mut order| order.letters.remove(0))
     }
 
     #[test]

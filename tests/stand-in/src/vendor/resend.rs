@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Call, Caller, IdempotencyKey, JSON, Letter, Order, Refused, Reply, Tags};
-use crate::address::{header, mailbox, subject};
+use crate::address::{bare, header, subject};
 use crate::json::{self, Text, Texts, Unreadable, present};
 
 pub const PATH: &str = "/emails";
@@ -90,26 +90,15 @@ pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
     if call.text(&USER_AGENT).is_none_or(str::is_empty) {
         // Answered by what stands before the API, so not in its words.
         let reply = Reply::new(StatusCode::FORBIDDEN, "text/plain; charset=UTF-8", "error code: 1010");
-        return Err(Refused {
-            reason: "the User-Agent header is missing".into(),
-            reply,
-        });
+        return Err(Refused { reason: "the User-Agent header is missing".into(), reply });
     }
     match call.bearer() {
         Caller::Known => {}
         Caller::Anonymous => {
-            return Err(refused(
-                StatusCode::UNAUTHORIZED,
-                "missing_api_key",
-                "Missing API Key".into(),
-            ));
+            return Err(refused(StatusCode::UNAUTHORIZED, "missing_api_key", "Missing API Key".into()));
         }
         Caller::Unknown => {
-            return Err(refused(
-                StatusCode::FORBIDDEN,
-                "invalid_api_key",
-                "API key is invalid".into(),
-            ));
+            return Err(refused(StatusCode::FORBIDDEN, "invalid_api_key", "API key is invalid".into()));
         }
     }
     if !call.is(JSON) {
@@ -124,12 +113,7 @@ pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
     })?;
     let letter = mail.letter().map_err(invalid)?;
     let idempotency = Some(idempotency_key(call, &letter.send_key)?);
-    Ok(Order {
-        letters: vec![letter],
-        idempotency,
-        domain: None,
-        test_only: false,
-    })
+    Ok(Order { idempotency, ..Order::of(vec![letter]) })
 }
 
 /// Ours is the send key itself, so that a retry of a step can only ever be that step.
@@ -148,7 +132,7 @@ fn idempotency_key<'a>(call: &Call<'a>, send_key: &str) -> Result<IdempotencyKey
 
 impl Mail<'_> {
     fn letter(&self) -> Result<Letter, String> {
-        let address = |field: &str, text| mailbox(text).map_err(|why| format!("Invalid `{field}` field. {why}"));
+        let address = |field: &str, text| friendly(text).map_err(|why| format!("Invalid `{field}` field. {why}"));
         address("from", &self.from)?;
         let [to] = self.to.list() else {
             return Err("Invalid `to` field. An email of a sequence has one recipient.".into());
@@ -160,11 +144,7 @@ impl Mail<'_> {
         }
         subject(&self.subject)?;
         let bodies = [&self.html, &self.text];
-        if self.template.is_none()
-            && bodies
-                .iter()
-                .all(|body| body.as_ref().is_none_or(|body| body.is_empty()))
-        {
+        if self.template.is_none() && bodies.iter().all(|body| body.as_ref().is_none_or(|body| body.is_empty())) {
             return Err("Missing `html` or `text` field.".into());
         }
         self.headers.iter().try_for_each(|(name, value)| header(name, value))?;
@@ -172,6 +152,16 @@ impl Mail<'_> {
         let get = |wanted: &str| self.tags.iter().find(|tag| &*tag.name == wanted).map(|tag| &*tag.value);
         Ok(Tags::find("tags.", get)?.letter(to, &self.subject))
     }
+}
+
+/// `Name <local@domain>`, the name as it is: this vendor wants no quotes, not even around a comma.
+fn friendly(text: &str) -> Result<&str, String> {
+    let named = text.strip_suffix('>').and_then(|inner| inner.split_once('<'));
+    let (name, address) = named.unwrap_or(("", text));
+    if name.contains(|c: char| c.is_control() || c == '"') {
+        return Err("The name holds a quote or a control character.".into());
+    }
+    bare(address).map(|()| address)
 }
 
 impl<'a> Addresses<'a> {
@@ -200,11 +190,7 @@ pub fn accepted(message_id: &str) -> Reply {
     struct Sent<'a> {
         id: &'a str,
     }
-    Reply::new(
-        StatusCode::OK,
-        JSON,
-        serde_json::to_vec(&Sent { id: message_id }).unwrap_or_default(),
-    )
+    Reply::new(StatusCode::OK, JSON, serde_json::to_vec(&Sent { id: message_id }).unwrap_or_default())
 }
 
 /// The first request with this key is not answered yet.
@@ -240,11 +226,7 @@ pub fn failure(status: StatusCode, name: &str, message: &str) -> Reply {
         message: &'a str,
         name: &'a str,
     }
-    let body = Failure {
-        status: status.as_u16(),
-        message,
-        name,
-    };
+    let body = Failure { status: status.as_u16(), message, name };
     Reply::new(status, JSON, serde_json::to_vec(&body).unwrap_or_default())
 }
 
@@ -253,10 +235,7 @@ fn invalid(reason: String) -> Refused {
 }
 
 fn refused(status: StatusCode, name: &str, reason: String) -> Refused {
-    Refused {
-        reply: failure(status, name, &reason),
-        reason,
-    }
+    Refused { reply: failure(status, name, &reason), reason }
 }
 
 #[cfg(test)]
@@ -295,18 +274,19 @@ mod tests {
     fn send_with(change: impl FnOnce(&mut Value)) -> Result<Letter, Refused> {
         let mut body = example();
         change(&mut body);
-        call(Vendor::Resend, PATH, &HEADERS, &body.to_string(), |mut order| {
-            order.letters.remove(0)
-        })
+        call(Vendor::Resend, PATH, &HEADERS, &body.to_string(), |mut order| order.letters.remove(0))
     }
 
     #[test]
     fn a_documented_request_is_accepted() {
         assert_eq!(send_with(|_| {}).unwrap(), letter());
-        assert_eq!(
-            send_with(|body| body["to"] = json!("jane@example.com")).unwrap(),
-            letter()
-        );
+        assert_eq!(send_with(|body| body["to"] = json!("jane@example.com")).unwrap(), letter());
+    }
+
+    #[test]
+    fn a_name_goes_without_quotes() {
+        assert!(send_with(|body| body["from"] = json!("Acme, Inc. <hello@acme.example>")).is_ok());
+        assert!(send_with(|body| body["from"] = json!("\"Acme, Inc.\" <hello@acme.example>")).is_err());
     }
 
     #[test]
@@ -348,9 +328,7 @@ mod tests {
                 body["subject"] = json!("a\nb");
             }),
             ("no body", "validation_error", |body| {
-                body.as_object_mut()
-                    .unwrap()
-                    .retain(|name, _| name != "html" && name != "text");
+                body.as_object_mut().unwrap().retain(|name, _| name != "html" && name != "text");
             }),
             ("not an address", "validation_error", |body| {
                 body["to"] = json!(["jane"]);
@@ -382,12 +360,7 @@ mod tests {
     fn wrong_headers_are_refused() {
         let body = example().to_string();
         let long = "x".repeat(257);
-        let without = |name: &str| {
-            HEADERS
-                .into_iter()
-                .filter(|(header, _)| *header != name)
-                .collect::<Vec<_>>()
-        };
+        let without = |name: &str| HEADERS.into_iter().filter(|(header, _)| *header != name).collect::<Vec<_>>();
         let with = |name, value| [without(name), vec![(name, value)]].concat();
         for (headers, status, word) in [
             (without("user-agent"), 403, "1010"),

@@ -242,16 +242,8 @@ pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
     let mail: Mail = json::read(call.body).map_err(|unreadable| bad((None, unreadable.into_reason())))?;
     mail.check().map_err(bad)?;
     let letters: Result<Vec<_>, _> = mail.personalizations.iter().map(|one| one.letter(&mail)).collect();
-    let test_only = mail
-        .settings
-        .and_then(|settings| settings.sandbox_mode)
-        .is_some_and(|mode| mode.enable);
-    Ok(Order {
-        letters: letters.map_err(bad)?,
-        idempotency: None,
-        domain: None,
-        test_only,
-    })
+    let test_only = mail.settings.and_then(|settings| settings.sandbox_mode).is_some_and(|mode| mode.enable);
+    Ok(Order { test_only, ..Order::of(letters.map_err(bad)?) })
 }
 
 /// The field, as the vendor would name it, and what is wrong with it.
@@ -262,11 +254,7 @@ fn in_field(field: &'static str) -> impl Fn(String) -> Fault {
 }
 
 fn ensure(holds: bool, field: &'static str, message: &str) -> Result<(), Fault> {
-    if holds {
-        Ok(())
-    } else {
-        Err((Some(field), message.into()))
-    }
+    if holds { Ok(()) } else { Err((Some(field), message.into())) }
 }
 
 impl Mail<'_> {
@@ -277,34 +265,15 @@ impl Mail<'_> {
             "The personalizations field is required and must have between 1 and 1000 items.",
         )?;
         self.from.check("from")?;
-        self.reply_to
-            .iter()
-            .chain(&self.reply_to_list)
-            .try_for_each(|person| person.check("reply_to"))?;
+        self.reply_to.iter().chain(&self.reply_to_list).try_for_each(|person| person.check("reply_to"))?;
         self.check_content()?;
         check_headers(&self.headers)?;
-        ensure(
-            self.categories.len() <= 10,
-            "categories",
-            "There may be 10 categories at most.",
-        )?;
-        let unique = self
-            .categories
-            .iter()
-            .enumerate()
-            .all(|(i, one)| !self.categories[..i].contains(one));
+        ensure(self.categories.len() <= 10, "categories", "There may be 10 categories at most.")?;
+        let unique = self.categories.iter().enumerate().all(|(i, one)| !self.categories[..i].contains(one));
         ensure(unique, "categories", "Categories must be unique.")?;
-        ensure(
-            self.categories.iter().all(|one| one.len() <= 255),
-            "categories",
-            "A category is too long.",
-        )?;
+        ensure(self.categories.iter().all(|one| one.len() <= 255), "categories", "A category is too long.")?;
         self.attachments.iter().try_for_each(|one| {
-            ensure(
-                !one.content.is_empty() && !one.filename.is_empty(),
-                "attachments",
-                "An attachment is empty.",
-            )
+            ensure(!one.content.is_empty() && !one.filename.is_empty(), "attachments", "An attachment is empty.")
         })
     }
 
@@ -316,19 +285,13 @@ impl Mail<'_> {
              defined content block.",
         )?;
         let values = self.content.iter().all(|part| !part.value.is_empty());
-        ensure(
-            values,
-            "content.value",
-            "The content value must be a string at least one character in length.",
-        )?;
+        ensure(values, "content.value", "The content value must be a string at least one character in length.")?;
         let order = |part: &Content| match &*part.media_type {
             "text/plain" => 0,
             "text/html" => 1,
             _ => 2,
         };
-        let in_order = self
-            .content
-            .is_sorted_by(|one, next| order(one) < order(next) || order(next) == 2);
+        let in_order = self.content.is_sorted_by(|one, next| order(one) < order(next) || order(next) == 2);
         ensure(
             in_order,
             "content",
@@ -341,25 +304,14 @@ impl Personalization<'_> {
     fn letter(&self, mail: &Mail<'_>) -> Result<Letter, Fault> {
         const CUSTOM_ARGS: &str = "personalizations.custom_args";
         let [to] = &self.to[..] else {
-            return Err((
-                Some("personalizations.to"),
-                "An email of a sequence has one recipient.".into(),
-            ));
+            return Err((Some("personalizations.to"), "An email of a sequence has one recipient.".into()));
         };
         to.check("personalizations.to")?;
-        self.cc
-            .iter()
-            .chain(&self.bcc)
-            .chain(&self.sender)
-            .try_for_each(|one| one.check("personalizations"))?;
+        self.cc.iter().chain(&self.bcc).chain(&self.sender).try_for_each(|one| one.check("personalizations"))?;
         check_headers(&self.headers)?;
         let args = self.custom_args.iter().chain(&mail.custom_args);
         let size: usize = args.map(|(name, value)| name.len() + value.len()).sum();
-        ensure(
-            size <= 10_000,
-            CUSTOM_ARGS,
-            "Custom arguments may have 10,000 bytes at most.",
-        )?;
+        ensure(size <= 10_000, CUSTOM_ARGS, "Custom arguments may have 10,000 bytes at most.")?;
         let line = self.subject.as_ref().or(mail.subject.as_ref());
         let line = line.ok_or_else(|| (Some("subject"), String::from("The subject is required.")))?;
         subject(line).map_err(in_field("subject"))?;
@@ -380,9 +332,7 @@ impl Person<'_> {
 fn check_headers(headers: &Texts<'_>) -> Result<(), Fault> {
     headers.iter().try_for_each(|(name, value)| {
         header(name, value).map_err(in_field("headers"))?;
-        let reserved = RESERVED_HEADERS
-            .iter()
-            .any(|reserved| reserved.eq_ignore_ascii_case(name));
+        let reserved = RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name));
         ensure(!reserved, "headers", "A header is reserved and cannot be set.")
     })
 }
@@ -408,21 +358,12 @@ pub fn failure(status: StatusCode, message: &str, field: Option<&str>) -> Reply 
         field: Option<&'a str>,
         help: Option<&'a str>,
     }
-    let body = Errors {
-        errors: [Error {
-            message,
-            field,
-            help: None,
-        }],
-    };
+    let body = Errors { errors: [Error { message, field, help: None }] };
     Reply::new(status, JSON, serde_json::to_vec(&body).unwrap_or_default())
 }
 
 fn refused(status: StatusCode, reason: String, field: Option<&str>) -> Refused {
-    Refused {
-        reply: failure(status, &reason, field),
-        reason,
-    }
+    Refused { reply: failure(status, &reason, field), reason }
 }
 
 #[cfg(test)]
@@ -433,10 +374,8 @@ mod tests {
     use super::super::testing::{call, letter};
     use super::*;
 
-    const HEADERS: [(&str, &str); 2] = [
-        ("authorization", "Bearer test-key"),
-        ("content-type", "application/json; charset=utf-8"),
-    ];
+    const HEADERS: [(&str, &str); 2] =
+        [("authorization", "Bearer test-key"), ("content-type", "application/json; charset=utf-8")];
 
     fn example() -> Value {
         json!({
@@ -460,9 +399,7 @@ mod tests {
     }
 
     fn send(body: &Value) -> Result<Vec<Letter>, Refused> {
-        call(Vendor::SendGrid, PATH, &HEADERS, &body.to_string(), |order| {
-            order.letters
-        })
+        call(Vendor::SendGrid, PATH, &HEADERS, &body.to_string(), |order| order.letters)
     }
 
     fn send_with(change: impl FnOnce(&mut Value)) -> Result<Vec<Letter>, Refused> {
@@ -486,21 +423,14 @@ mod tests {
         });
         let letters = letters.unwrap();
         assert_eq!(letters.len(), 2);
-        assert_eq!(
-            (&*letters[1].to, &*letters[1].subject),
-            ("joe@example.com", "Hello Joe")
-        );
+        assert_eq!((&*letters[1].to, &*letters[1].subject), ("joe@example.com", "Hello Joe"));
     }
 
     #[test]
     fn sandbox_mode_delivers_nothing() {
         let mut body = example();
         body["mail_settings"] = json!({ "sandbox_mode": { "enable": true } });
-        assert!(
-            call(Vendor::SendGrid, PATH, &HEADERS, &body.to_string(), |order| order
-                .test_only)
-            .unwrap()
-        );
+        assert!(call(Vendor::SendGrid, PATH, &HEADERS, &body.to_string(), |order| order.test_only).unwrap());
         assert_eq!(accepted("id", true).status(), 200);
         assert_eq!(accepted("id", false).status(), 202);
     }

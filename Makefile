@@ -1,0 +1,36 @@
+# All that is needed: Rust, Python 3 and make. `make` alone says what there is.
+
+PYTHON ?= python3
+CARGO ?= cargo
+# What is passed on to the benchmark: make bench BENCH="--leads 100000"
+BENCH ?=
+
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench clean-state
+
+help: ## Says this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Starts it here, with its own nats-server and an example sequence, until Ctrl-C
+	@$(PYTHON) scripts/get-tools.py
+	@echo "Building Dripline (some minutes the first time), then starting it. Its data is in .dripline."
+	@$(CARGO) run --package dripline -- dev
+
+test: ## Runs all tests, against a real nats-server, nats CLI and Mailpit
+	@$(PYTHON) scripts/get-tools.py --tests
+	$(CARGO) test --workspace
+
+lint: ## Checks the format, and what clippy says
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+bench: ## Measures: leads through three steps each, one JSON line at the end
+	@$(PYTHON) scripts/get-tools.py
+	@echo "Building with optimisations (some minutes the first time), then measuring."
+	@$(CARGO) build --release --package dripline --package dripline-stand-in
+	@$(CARGO) run --release --package dripline-bench -- $(BENCH)
+
+clean-state: ## Forgets every lead and email of `make run`
+	rm -rf .dripline outbox

@@ -98,6 +98,7 @@ async fn one(url: &str, login: &Login, name: &str, count: Option<watch::Sender<u
                     }
                 }
                 Event::Disconnected => tracing::warn!(connection, "the connection to NATS is lost; connecting again"),
+                Event::Closed | Event::Draining => tracing::debug!(connection, %event, "NATS"),
                 event => tracing::warn!(connection, %event, "NATS"),
             }
             std::future::ready(())

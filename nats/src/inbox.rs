@@ -28,7 +28,7 @@ impl JetStreamInbox {
         let info = message.info().map_err(StoreError::Unavailable)?;
         let (sequence, deliveries) = (info.stream_sequence, info.delivered);
         let published = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        let (message, _) = message.split();
+        let message = message.message;
         let Some(to) = message.reply else { return Err(StoreError::Unavailable("a message without a reply subject".into())) };
         Ok(Delivery {
             content_type: message

@@ -106,8 +106,8 @@ fn sequences(loaded: &Loaded, sequences: &Sequences) -> Checked {
         ensure(loaded, "sequences.default", is_name(name), || not_a_name(name))?;
     }
     for (source, sequence) in &sequences.sources {
+        ensure(loaded, "sequences.sources", is_name(source), || not_a_name(source))?;
         let key = format!("sequences.sources.{source}");
-        ensure(loaded, &key, is_name(source), || not_a_name(source))?;
         ensure(loaded, &key, is_name(sequence), || not_a_name(sequence))?;
     }
     Ok(())

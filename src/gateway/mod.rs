@@ -459,7 +459,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused_whether_it_says_so_or_not() {
         let door = door(config::Gateway { body_limit: 100, ..config::Gateway::default() });
-        let body = |length: usize| format!(r#"{{"email":"a@example.com","n":"{}"}}"#, "x".repeat(length - 33));
+        let body = |length: usize| format!(r#"{{"email":"a@example.com"{}}}"#, " ".repeat(length - 25));
         assert_eq!(door.json(body(100)).await.status, StatusCode::ACCEPTED);
         let answer = door.json(body(101)).await;
         answer.problem(413, "body_too_large");

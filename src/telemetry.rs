@@ -101,7 +101,43 @@ impl Addresses {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_one_json_line_that_says_where() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let events = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(log_panic));
+        let result =
+            tracing::subscriber::with_default(events, || std::panic::catch_unwind(|| panic!("out of {}", "cheese")));
+        std::panic::set_hook(before);
+        assert!(result.is_err());
+
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["level"], "ERROR");
+        assert_eq!(line["message"], "panic");
+        assert_eq!(line["reason"], "out of cheese");
+        assert!(line["location"].as_str().unwrap().starts_with("src/telemetry.rs:"), "{line}");
+    }
 
     #[test]
     fn a_terminal_gets_text_and_a_pipe_gets_json_unless_told_otherwise() {

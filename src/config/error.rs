@@ -90,9 +90,11 @@ impl ConfigError {
             Kind::UnknownVariant(found, known) => {
                 Self::of_key(&origin, &key, format!("`{found}` is not one of {}", known.join(", ")))
             }
-            Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
-                Self::of_key(&origin, &key, format!("{} found, {} expected", found_as(&found, secret), wanted_as(&wanted)))
-            }
+            Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => Self::of_key(
+                &origin,
+                &key,
+                format!("{} found, {} expected", found_as(&found, secret), wanted_as(&wanted)),
+            ),
             Kind::InvalidLength(length, wanted) => {
                 Self::of_key(&origin, &key, format!("{length} entries found, {wanted} expected"))
             }

@@ -5,9 +5,6 @@ use serde_json::{Map, Value, json};
 use super::error::Origin;
 use super::{ConfigError, Loaded};
 
-/// What a [`dripline_esp::Secret`] writes of itself.
-const MASK: &str = "***";
-
 impl Loaded {
     /// Every key, its value with secrets masked, and where it comes from: an aligned table, or JSON.
     pub fn report(&self, json: bool) -> String {
@@ -15,7 +12,8 @@ impl Loaded {
     }
 
     fn as_json(&self) -> String {
-        let row = |(key, value, from): (String, Value, Origin)| (key, json!({ "value": value, "from": from.to_string() }));
+        let row =
+            |(key, value, from): (String, Value, Origin)| (key, json!({ "value": value, "from": from.to_string() }));
         let object: Map<String, Value> = self.rows().into_iter().map(row).collect();
         format!("{:#}\n", Value::Object(object))
     }
@@ -38,9 +36,7 @@ impl Loaded {
         flatten(String::new(), serde_json::to_value(&self.config).unwrap_or_default(), &mut values);
         let row = |(key, value): (String, Value)| {
             let from = self.origin(&key);
-            // A secret nobody set is masked like any other; here it must not look as if there were one.
-            let unset = from == Origin::Default && value == MASK;
-            (key, if unset { Value::Null } else { value }, from)
+            (key, value, from)
         };
         values.into_iter().map(row).collect()
     }
@@ -86,7 +82,7 @@ fn without_password(url: &str) -> String {
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
+        Value::String(text) if !text.is_empty() => text.clone(),
         Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), |number| number.to_string()),
         other => other.to_string(),
     }

@@ -87,7 +87,10 @@ fn read_sequence(folder: &Path) -> Result<Sequence, Vec<String>> {
     match parsed {
         Ok(sequence) => {
             if folder.file_name().is_none_or(|name| name != sequence.name.as_str()) {
-                problems.push(format!("{file}: name: `{}` is not the name of its folder; make them the same", sequence.name));
+                problems.push(format!(
+                    "{file}: name: `{}` is not the name of its folder; make them the same",
+                    sequence.name
+                ));
             }
             let place = |fault| format!("{}: {fault}", folder.display());
             problems.extend(check_sequence(&sequence).into_iter().map(place));

@@ -94,11 +94,7 @@ impl Variable {
 fn list(text: &str) -> Vec<&str> {
     let inner = text.trim();
     let inner = inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(inner);
-    inner
-        .split(',')
-        .map(|entry| entry.trim().trim_matches('"'))
-        .filter(|entry| !entry.is_empty())
-        .collect()
+    inner.split(',').map(|entry| entry.trim().trim_matches('"')).filter(|entry| !entry.is_empty()).collect()
 }
 
 impl Provider for &Variable {

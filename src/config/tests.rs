@@ -65,7 +65,8 @@ fn a_variable_wins_over_the_file_and_the_file_over_the_default() {
 
 #[test]
 fn a_variable_that_looks_like_a_number_stays_a_text_where_a_text_is_wanted() {
-    let config = variable("DRIPLINE_NATS__PASSWORD", "0123").variable("DRIPLINE_NATS__USER", "true").load().unwrap().config;
+    let config =
+        variable("DRIPLINE_NATS__PASSWORD", "0123").variable("DRIPLINE_NATS__USER", "true").load().unwrap().config;
     assert_eq!(config.nats.password.unwrap().expose(), "0123");
     assert_eq!(config.nats.user.as_deref(), Some("true"));
 }
@@ -106,10 +107,7 @@ fn every_kind_of_value_can_be_a_variable() {
 fn an_empty_variable_counts_as_not_set() {
     let config = Setting::new("[esp]\nrate = 5").variable("DRIPLINE_ESP__RATE", "").load().unwrap().config;
     assert!((config.esp.rate - 5.0).abs() < f64::EPSILON);
-    assert_eq!(
-        variable("DRIPLINE_ESP__RTAE", "").error(),
-        "DRIPLINE_ESP__RTAE: unknown key, did you mean `rate`?"
-    );
+    assert_eq!(variable("DRIPLINE_ESP__RTAE", "").error(), "DRIPLINE_ESP__RTAE: unknown key, did you mean `rate`?");
 }
 
 #[test]
@@ -125,10 +123,7 @@ fn the_variable_that_names_the_file_is_heard_unless_a_path_is_given() {
 fn what_is_wrong_in_the_file_is_one_line_with_file_key_and_remedy() {
     for (toml, expected) in [
         ("[esp]\nrtae = 5", "dripline.toml: esp.rtae: unknown key, did you mean `rate`?"),
-        (
-            "[log]\ncolour = 5",
-            "dripline.toml: log.colour: unknown key; known here: format, level, show_addresses",
-        ),
+        ("[log]\ncolour = 5", "dripline.toml: log.colour: unknown key; known here: format, level, show_addresses"),
         ("[gatewy]", "dripline.toml: gatewy: unknown key, did you mean `gateway`?"),
         (
             "[esp]\ntimeout = 10",
@@ -156,7 +151,10 @@ fn what_is_wrong_in_the_file_is_one_line_with_file_key_and_remedy() {
             "[gateway]\ncors_origins = [\"https://acme.example/\"]",
             "dripline.toml: gateway.cors_origins: `https://acme.example/` is not an origin; write \"https://acme.example\" without a path, or \"*\"",
         ),
-        ("[gateway]\napi_keys = [\"\"]", "dripline.toml: gateway.api_keys: an empty key would let everyone in; remove it"),
+        (
+            "[gateway]\napi_keys = [\"\"]",
+            "dripline.toml: gateway.api_keys: an empty key would let everyone in; remove it",
+        ),
         (
             "[engine]\nack_wait = \"900ms\"",
             "dripline.toml: engine.ack_wait: `900ms` is too short; write \"1s\" or longer",
@@ -215,7 +213,11 @@ fn a_file_that_is_not_toml_is_told_with_its_line() {
 fn what_is_wrong_in_a_variable_is_one_line_with_its_name() {
     for (name, value, expected) in [
         ("DRIPLINE_ESP__RTAE", "5", "DRIPLINE_ESP__RTAE: unknown key, did you mean `rate`?"),
-        ("DRIPLINE_ESP_RATE", "5", "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, engine, retry, log"),
+        (
+            "DRIPLINE_ESP_RATE",
+            "5",
+            "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, engine, retry, log",
+        ),
         ("DRIPLINE_ESP__RATE", "fast", "DRIPLINE_ESP__RATE: `fast` found, a number expected"),
         ("DRIPLINE_ESP__IN_FLIGHT", "-3", "DRIPLINE_ESP__IN_FLIGHT: `-3` found, a whole number, 0 or more expected"),
         ("DRIPLINE_ESP", "sendgrid", "DRIPLINE_ESP: `sendgrid` found, a table of keys expected"),
@@ -240,9 +242,10 @@ fn a_named_file_that_is_missing_is_an_error() {
 
 #[test]
 fn the_report_says_what_holds_and_where_from_and_no_secret() {
-    let setting = Setting::new("[esp]\nrate = 5\n[nats]\nurl = \"nats://jane:hush@one:4222,nats://jane:hush@two:4222\"")
-        .variable("DRIPLINE_GATEWAY__API_KEYS", "hush,hush2")
-        .variable("DRIPLINE_ESP__SENDGRID__API_KEY", "hush");
+    let setting =
+        Setting::new("[esp]\nrate = 5\n[nats]\nurl = \"nats://jane:hush@one:4222,nats://jane:hush@two:4222\"")
+            .variable("DRIPLINE_GATEWAY__API_KEYS", "hush,hush2")
+            .variable("DRIPLINE_ESP__SENDGRID__API_KEY", "hush");
     let loaded = setting.load().unwrap();
     let file = setting.path().display().to_string();
 
@@ -280,5 +283,98 @@ fn what_the_report_shows_can_be_written_into_the_file() {
     let again: Value = serde_json::from_str(&Setting::new(&toml).load().unwrap().report(true)).unwrap();
     for (key, entry) in report.as_object().unwrap() {
         assert_eq!(entry["value"], again[key]["value"], "{key}");
+    }
+}
+
+#[test]
+fn a_provider_without_its_secret_is_told_which_key_is_missing() {
+    for (toml, key) in [
+        ("provider = \"sendgrid\"\n[esp.sendgrid]\nsandbox = true", "esp.sendgrid.api_key"),
+        ("provider = \"mailgun\"\n[esp.mailgun]\napi_key = \"k\"", "esp.mailgun.domain"),
+        ("provider = \"postmark\"", "esp.postmark.server_token"),
+        ("provider = \"resend\"", "esp.resend.api_key"),
+        ("provider = \"smtp\"", "esp.smtp.host"),
+        ("provider = \"smtp\"\n[esp.smtp]\nhost = \"h\"\nusername = \"u\"", "esp.smtp.password"),
+    ] {
+        let variable = key.to_uppercase().replace('.', "__");
+        let expected = format!("{key}: is missing; set it in dripline.toml, or DRIPLINE_{variable}");
+        assert_eq!(Setting::new(&format!("[esp]\n{toml}")).error(), expected);
+    }
+}
+
+#[test]
+fn a_secret_that_is_not_set_does_not_look_as_if_it_were() {
+    let report = Setting::new("[esp.sendgrid]\nsandbox = true").load().unwrap().report(true);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["esp.sendgrid.api_key"]["value"], "");
+}
+
+const WELCOME: &str = r#"
+name = "welcome"
+version = 1
+from = "Acme <hello@acme.example>"
+[[steps]]
+id = "hello"
+send = { subject = "Welcome, {{ firstName }}", template = "hello" }
+[[steps]]
+id = "tips"
+after = "2d"
+send = { subject = "Tips", template = "hello" }
+"#;
+
+/// A folder `sequences` with these files in it, and what the check says of them, the folder cut away.
+fn check(files: &[(&str, &str)], toml: &str) -> (SequenceReport, String) {
+    let mut setting = Setting::new(toml);
+    let dir = setting.folder.path().join("sequences");
+    std::fs::create_dir(&dir).unwrap();
+    for (name, text) in files {
+        let path = dir.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    setting = setting.variable("DRIPLINE_SEQUENCES__DIR", dir.to_str().unwrap());
+    let report = check_sequences(&setting.load().unwrap());
+    let text = report.to_string().replace(&format!("{}/", setting.folder.path().display()), "");
+    (report, text)
+}
+
+#[test]
+fn good_sequences_are_listed() {
+    let files =
+        [("welcome/sequence.toml", WELCOME), ("welcome/hello.html", "<p>Hello</p>"), (".git/x", ""), ("notes.txt", "")];
+    let (report, text) = check(&files, "[sequences]\ndefault = \"welcome\"");
+    assert!(report.is_good(), "{text}");
+    assert_eq!(text, "welcome version 1: 2 emails over 48h, from Acme <hello@acme.example>\n");
+}
+
+#[test]
+fn every_fault_of_the_sequences_is_told_with_its_place() {
+    let hello = ("welcome/hello.html", "<p>Hello</p>");
+    let welcome = ("welcome/sequence.toml", WELCOME);
+    let renamed = WELCOME.replace("\"welcome\"", "\"greeting\"");
+    for (files, toml, expected) in [
+        (vec![], "", "sequences: holds no sequence; one is <name>/sequence.toml"),
+        (vec![("welcome/hello.html", "x")], "", "sequences/welcome/sequence.toml: cannot be read: No such file"),
+        (vec![welcome], "", "sequences/welcome/sequence.toml:7: steps[0].send.template: "),
+        (vec![welcome, ("welcome/hello.html", "{{ a")], "", "sequences/welcome: hello.html:1: "),
+        (
+            vec![("welcome/sequence.toml", renamed.as_str()), hello],
+            "",
+            "sequences/welcome/sequence.toml: name: `greeting` is not the name of its folder; make them the same",
+        ),
+        (
+            vec![welcome, hello],
+            "[sequences]\ndefault = \"other\"",
+            "dripline.toml: sequences.default: there is no usable sequence `other` in sequences",
+        ),
+        (
+            vec![welcome, hello],
+            "[sequences.sources]\nweb = \"other\"",
+            "dripline.toml: sequences.sources.web: there is no usable sequence `other` in sequences",
+        ),
+    ] {
+        let (report, text) = check(&files, toml);
+        assert!(!report.is_good());
+        assert!(text.contains(expected), "{text}\nhas not\n{expected}");
     }
 }

@@ -38,12 +38,14 @@ pub mod size {
     }
 
     pub fn show(size: usize) -> String {
-        let binary = UNITS.iter().find(|(name, unit)| name.ends_with("iB") && size >= *unit && size.is_multiple_of(*unit));
+        let binary =
+            UNITS.iter().find(|(name, unit)| name.ends_with("iB") && size >= *unit && size.is_multiple_of(*unit));
         binary.map_or_else(|| format!("{size}B"), |(name, unit)| format!("{}{name}", size / unit))
     }
 
     pub fn parse(text: &str) -> Result<usize, String> {
-        let wrong = || format!("`{text}` is not a size; write a number of bytes, or one with a unit, such as \"64KiB\"");
+        let wrong =
+            || format!("`{text}` is not a size; write a number of bytes, or one with a unit, such as \"64KiB\"");
         let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(split);
         let number: usize = number.parse().map_err(|_| wrong())?;

@@ -42,6 +42,9 @@ fn nats(loaded: &Loaded, nats: &Nats) -> Checked {
     ensure(loaded, "nats.replicas", (1..=MOST_REPLICAS).contains(&nats.replicas), || {
         format!("`{}` is not from 1 to {MOST_REPLICAS}; write 1 for one server, 3 for a cluster", nats.replicas)
     })?;
+    ensure(loaded, "nats.max_leads", nats.max_leads != Some(0), || {
+        "`0` would take no lead; write 1 or more, or leave it out".into()
+    })?;
     if nats.user.is_some() && nats.password.is_none() {
         return Err(ConfigError::missing("nats.password"));
     }
@@ -71,27 +74,26 @@ fn esp(loaded: &Loaded, esp: &Esp) -> Checked {
 
 /// The chosen provider must have what it cannot do without.
 fn provider(esp: &Esp) -> Checked {
-    let section = esp;
     let missing = match esp.provider {
         Provider::Outbox => None,
         Provider::Sendgrid => {
-            let has_key = section.sendgrid.as_ref().is_some_and(|sendgrid| !sendgrid.api_key.is_empty());
+            let has_key = esp.sendgrid.as_ref().is_some_and(|sendgrid| !sendgrid.api_key.is_empty());
             (!has_key).then_some("esp.sendgrid.api_key")
         }
-        Provider::Mailgun => match &section.mailgun {
+        Provider::Mailgun => match &esp.mailgun {
             Some(mailgun) if mailgun.api_key.is_empty() => Some("esp.mailgun.api_key"),
             Some(mailgun) => mailgun.domain.is_empty().then_some("esp.mailgun.domain"),
             None => Some("esp.mailgun.api_key"),
         },
         Provider::Postmark => {
-            let has_token = section.postmark.as_ref().is_some_and(|postmark| !postmark.server_token.is_empty());
+            let has_token = esp.postmark.as_ref().is_some_and(|postmark| !postmark.server_token.is_empty());
             (!has_token).then_some("esp.postmark.server_token")
         }
         Provider::Resend => {
-            let has_key = section.resend.as_ref().is_some_and(|resend| !resend.api_key.is_empty());
+            let has_key = esp.resend.as_ref().is_some_and(|resend| !resend.api_key.is_empty());
             (!has_key).then_some("esp.resend.api_key")
         }
-        Provider::Smtp => match &section.smtp {
+        Provider::Smtp => match &esp.smtp {
             Some(smtp) if smtp.host.is_empty() => Some("esp.smtp.host"),
             Some(smtp) if smtp.username.is_some() && smtp.password.is_none() => Some("esp.smtp.password"),
             Some(smtp) => (smtp.password.is_some() && smtp.username.is_none()).then_some("esp.smtp.username"),
@@ -188,8 +190,10 @@ fn retry(loaded: &Loaded, retry: &Retry) -> Checked {
 
 fn log(loaded: &Loaded, log: &Log) -> Checked {
     EnvFilter::try_new(&log.level).map(drop).map_err(|_| {
-        let message =
-            format!("`{}` is not a level; write error, warn, info, debug or trace, or a filter such as \"info,dripline=debug\"", log.level);
+        let message = format!(
+            "`{}` is not a level; write error, warn, info, debug or trace, or a filter such as \"info,dripline=debug\"",
+            log.level
+        );
         loaded.wrong("log.level", message)
     })
 }

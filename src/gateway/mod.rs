@@ -429,7 +429,14 @@ mod tests {
     #[tokio::test]
     async fn other_media_are_refused_and_the_right_ones_are_named() {
         let door = open_door();
-        for media in ["text/plain", "multipart/form-data; boundary=x", "application/jsonx", "json", "é+json", "application/msgpack"] {
+        for media in [
+            "text/plain",
+            "multipart/form-data; boundary=x",
+            "application/jsonx",
+            "json",
+            "é+json",
+            "application/msgpack",
+        ] {
             let answer = door.post("/v1/leads", media, JANE).await;
             assert_eq!(answer.problem(415, "unsupported_media_type"), "Content-Type");
             assert!(answer.text.contains("application/json or application/x-www-form-urlencoded"));
@@ -481,7 +488,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_ends_is_not_waited_for() {
         let door = open_door();
-        door.json(Body::from_stream(futures_util::stream::pending::<io::Result<Vec<u8>>>())).await.problem(408, "body_too_slow");
+        door.json(Body::from_stream(futures_util::stream::pending::<io::Result<Vec<u8>>>()))
+            .await
+            .problem(408, "body_too_slow");
         let broken = futures_util::stream::iter([Ok("{"), Err(io::Error::other("reset"))]);
         door.json(Body::from_stream(broken)).await.problem(400, "broken_body");
     }
@@ -502,7 +511,9 @@ mod tests {
     #[tokio::test]
     async fn a_queue_that_takes_nothing_is_a_503_that_says_nothing_was_kept() {
         let door = open_door();
-        for (fault, code) in [(away as fn() -> FrontDoorError, "queue_unavailable"), (|| FrontDoorError::Full, "queue_full")] {
+        for (fault, code) in
+            [(away as fn() -> FrontDoorError, "queue_unavailable"), (|| FrontDoorError::Full, "queue_full")]
+        {
             door.queue.breaks(fault);
             let answer = door.json(JANE).await;
             answer.problem(503, code);
@@ -517,11 +528,9 @@ mod tests {
         let keys = vec!["first-key".into(), "second-key".into()];
         let door = door(config::Gateway { api_keys: keys, ..config::Gateway::default() });
         let with = |name: &str, value: &str| json_post().header(name, value).body(Body::from(JANE)).unwrap();
-        for (name, value) in [
-            ("authorization", "Bearer first-key"),
-            ("authorization", "bearer second-key"),
-            ("x-api-key", "second-key"),
-        ] {
+        for (name, value) in
+            [("authorization", "Bearer first-key"), ("authorization", "bearer second-key"), ("x-api-key", "second-key")]
+        {
             assert_eq!(door.send(with(name, value)).await.status, StatusCode::ACCEPTED, "{name}: {value}");
         }
         for (name, value) in [
@@ -682,7 +691,8 @@ mod tests {
         loop {
             let text = String::from_utf8_lossy(&bytes);
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+                let length =
+                    head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
                 if body.len() >= length.unwrap_or(0) {
                     return text.into_owned();
                 }
@@ -693,7 +703,9 @@ mod tests {
     }
 
     fn head(length: usize) -> String {
-        format!("POST /v1/leads HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
+        format!(
+            "POST /v1/leads HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        )
     }
 
     #[tokio::test]

@@ -55,7 +55,11 @@ impl Problem {
     }
 
     pub fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "see the Allow header for what is possible here")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "see the Allow header for what is possible here",
+        )
     }
 
     pub fn unauthorised() -> Self {
@@ -66,8 +70,12 @@ impl Problem {
     pub fn too_many_requests(wait: Duration) -> Self {
         // Rounded up: whoever comes back at that second is let in.
         let seconds = wait.as_secs() + 1;
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "more requests than one address may send a second")
-            .retry_after(seconds)
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_requests",
+            "more requests than one address may send a second",
+        )
+        .retry_after(seconds)
     }
 
     pub fn unsupported_media_type() -> Self {
@@ -104,7 +112,11 @@ impl Problem {
     }
 
     pub fn not_a_form() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "not_a_form", "the body is not a form in UTF-8, such as email=jane%40example.com")
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "not_a_form",
+            "the body is not a form in UTF-8, such as email=jane%40example.com",
+        )
     }
 }
 

@@ -93,7 +93,11 @@ impl Running {
         let front_door: Arc<dyn FrontDoor> =
             Arc::new(JetStreamFrontDoor::open(connections.general.clone(), context.clone()));
         let engine = match esp {
-            Some(esp) => Some(start_engine(loaded, &connections, &context, owner, lead_ids.clone(), esp).await?),
+            Some(esp) => {
+                let ports = ports(loaded, &connections, esp).await?;
+                let settings = settings(config, owner, lead_ids.clone());
+                Some(Engine::start(ports, settings).await.context("the engine did not start")?)
+            }
             None => None,
         };
         let (mut gateway, mut address) = (None, None);
@@ -154,15 +158,13 @@ impl Running {
     }
 }
 
-async fn start_engine(
-    loaded: &Loaded,
-    connections: &Connections,
-    context: &jetstream::Context,
-    owner: String,
-    lead_ids: LeadIdKey,
-    esp: Arc<dyn Esp>,
-) -> anyhow::Result<Engine> {
+/// The engine's world: everything on NATS, the sequences of the configured folder, and this provider.
+///
+/// # Errors
+/// The sequences cannot be used, or the topology is not there.
+pub async fn ports(loaded: &Loaded, connections: &Connections, esp: Arc<dyn Esp>) -> anyhow::Result<Ports> {
     let config = &loaded.config;
+    let context = &Connections::jetstream(&connections.general);
     let report = check_sequences(loaded);
     let mut problems = report.problems;
     problems.extend(report.sequences.iter().flat_map(dripline_esp::check_sequence));
@@ -178,7 +180,7 @@ async fn start_engine(
     let timers_context = Connections::jetstream(&connections.timers);
     let leads = stream(context, topology::LEADS_BUCKET).await?;
     let timers = stream(context, topology::TIMERS).await?;
-    let ports = Ports {
+    Ok(Ports {
         clock: Arc::new(SystemClock),
         store: Arc::new(JetStreamLeadStore::new(leads.clone(), connections.commits.clone())),
         timers: Arc::new(JetStreamTimers::new(timers_context, timers.clone())),
@@ -190,11 +192,11 @@ async fn start_engine(
         ledger: Arc::new(JetStreamLedger::new(leads, timers, connections.connected.clone())),
         leads: Arc::new(inbox(connections, context, topology::LEADS, topology::INTAKE).await?),
         due: Arc::new(inbox(connections, context, topology::TIMERS, topology::DUE).await?),
-    };
-    Engine::start(ports, settings(config, owner, lead_ids)).await.context("the engine did not start")
+    })
 }
 
-fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings {
+/// How the engine works, as configured. `owner` names this process, and no other, ever.
+pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings {
     let rate = (config.esp.rate > 0.0).then(|| {
         // A second's worth of emails; the cast saturates.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -240,7 +242,11 @@ pub(crate) fn provider(config: &Config) -> anyhow::Result<Arc<dyn Esp>> {
     })
 }
 
-async fn connect(config: &Config, name: &str) -> anyhow::Result<Connections> {
+/// Connects as configured; the server shows `name`.
+///
+/// # Errors
+/// The server cannot be reached, or does not let us in.
+pub async fn connect(config: &Config, name: &str) -> anyhow::Result<Connections> {
     let nats = &config.nats;
     let secret = |secret: &dripline_esp::Secret| secret.expose().to_owned();
     let login = match (&nats.user, &nats.nkey_seed, &nats.creds_file) {
@@ -252,7 +258,8 @@ async fn connect(config: &Config, name: &str) -> anyhow::Result<Connections> {
     Ok(dripline_nats::connect(&nats.url, &login, name).await?)
 }
 
-fn topology_options(config: &Config) -> topology::Options {
+/// What differs from one installation to the next, as configured.
+pub fn topology_options(config: &Config) -> topology::Options {
     topology::Options {
         replicas: config.nats.replicas,
         ack_wait: config.engine.ack_wait,

@@ -1,6 +1,7 @@
 //! The committer: group commit. While one batch is in flight the next one fills, so that one fsync serves hundreds of
 //! leads. A batch that is refused for one lost revision costs only the losers a reload; the rest go into the next.
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -156,7 +157,10 @@ async fn write(store: &dyn LeadStore, batch: Vec<Pending>) -> Vec<Pending> {
         waiting.push((pending.tries, pending.reply));
     }
     let lines: Vec<Bytes> = journal.iter().flatten().cloned().collect();
-    let fates = match store.write(&puts, &lines).await {
+    let began = Instant::now();
+    let result = store.write(&puts, &lines).await;
+    tracing::debug!(puts = puts.len(), lines = lines.len(), micros = began.elapsed().as_micros(), "batch");
+    let fates = match result {
         BatchResult::Written(revisions) => revisions.into_iter().map(Fate::Written).collect(),
         BatchResult::Refused => examine(store, &puts).await,
         BatchResult::Unanswered(error) => {

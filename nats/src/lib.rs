@@ -13,7 +13,7 @@ mod suppressions;
 mod timers;
 pub mod topology;
 
-pub use connect::{ConnectError, Connections, Login, connect};
+pub use connect::{CommitConnection, ConnectError, Connections, Login, connect};
 pub use front_door::JetStreamFrontDoor;
 pub use inbox::JetStreamInbox;
 pub use ledger::JetStreamLedger;

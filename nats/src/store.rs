@@ -2,14 +2,15 @@ use std::time::Duration;
 
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
-use async_nats::{Client, HeaderMap};
+use async_nats::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_actors::ports::{BatchResult, Fate, LeadStore, Put, Revision, StoreError};
 use dripline_domain::{Lead, LeadKey};
 use futures_util::future::try_join_all;
 
-use crate::batch::{BatchError, BatchMessage, publish_batch};
+use crate::batch::{BatchError, BatchMessage};
+use crate::connect::CommitConnection;
 use crate::topology::{JOURNAL_SUBJECT, JOURNAL_TTL, LEADS_BUCKET_SUBJECT};
 
 /// Our own headers on a lead's document: a scan reads them instead of the document.
@@ -26,12 +27,12 @@ pub struct JetStreamLeadStore {
     /// For reading.
     stream: Stream<()>,
     /// The committer's own connection.
-    commits: Client,
+    commits: CommitConnection,
 }
 
 impl JetStreamLeadStore {
     /// Over the stream behind the bucket.
-    pub fn new(stream: Stream<()>, commits: Client) -> Self {
+    pub fn new(stream: Stream<()>, commits: CommitConnection) -> Self {
         Self { stream, commits }
     }
 
@@ -75,7 +76,7 @@ impl LeadStore for JetStreamLeadStore {
         if with_journal {
             messages.push(journal_message(journal));
         }
-        match publish_batch(&self.commits, messages).await {
+        match self.commits.publish(messages).await {
             // The members of a batch have consecutive sequences (ADR-50), and the journal's message is the last.
             Ok(last) => {
                 let first = last + 1 - puts.len() as u64 - u64::from(with_journal);

@@ -22,6 +22,7 @@ pub use self::error::ConfigError;
 pub use self::sequence_check::{SequenceReport, check_sequences, read_sequences};
 pub use self::settings::{Config, Engine, Esp, Gateway, Log, LogFormat, Nats, Provider, Retry, Sequences};
 use self::sources::{ConfigFile, Variable};
+use crate::telemetry::FILTER_VARIABLE;
 
 /// The file that is read when none is named. It may be missing.
 pub const DEFAULT_FILE: &str = "dripline.toml";
@@ -67,6 +68,9 @@ impl Config {
             None => defaults.clone(),
         };
         for (name, value) in environment {
+            if name == FILTER_VARIABLE && !value.is_empty() {
+                validate::filter(&value).map_err(|message| ConfigError::at(&name, message))?;
+            }
             if let Some(variable) = Variable::read(name, &value, &defaults)? {
                 figment = figment.merge(&variable);
             }

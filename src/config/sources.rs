@@ -8,11 +8,12 @@ use figment::{Error, Figment, Metadata, Profile, Provider};
 
 use super::error::ConfigError;
 use super::{Config, FILE_VARIABLE};
+use crate::telemetry::FILTER_VARIABLE;
 
 const PREFIX: &str = "DRIPLINE_";
 
 /// Variables of ours that are not keys of the configuration.
-const NOT_KEYS: [&str; 2] = [FILE_VARIABLE, "DRIPLINE_LOG"];
+const NOT_KEYS: [&str; 2] = [FILE_VARIABLE, FILTER_VARIABLE];
 
 /// The variables that are ours, by name.
 pub fn ours(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, ConfigError> {
@@ -73,6 +74,9 @@ impl Variable {
             return Ok(None);
         }
         let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+        if key.split('.').any(str::is_empty) {
+            return Err(ConfigError::unknown(&name, "", &[]));
+        }
         let mut variable = Self { name, key, value: Value::from(text) };
         let wanted = match defaults.clone().merge(&variable).extract::<Config>().map_err(|error| error.kind) {
             Err(Kind::InvalidType(_, wanted)) => wanted,

@@ -218,6 +218,13 @@ fn what_is_wrong_in_a_variable_is_one_line_with_its_name() {
             "5",
             "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, engine, retry, log",
         ),
+        ("DRIPLINE_", "5", "DRIPLINE_: unknown key"),
+        (
+            "DRIPLINE_LOG",
+            "a=b=c",
+            "DRIPLINE_LOG: `a=b=c` is not a level; write error, warn, info, debug or trace, or a filter such as \"info,dripline=debug\"",
+        ),
+        ("DRIPLINE_ESP____RATE", "5", "DRIPLINE_ESP____RATE: unknown key"),
         ("DRIPLINE_ESP__RATE", "fast", "DRIPLINE_ESP__RATE: `fast` found, a number expected"),
         ("DRIPLINE_ESP__IN_FLIGHT", "-3", "DRIPLINE_ESP__IN_FLIGHT: `-3` found, a whole number, 0 or more expected"),
         ("DRIPLINE_ESP", "sendgrid", "DRIPLINE_ESP: `sendgrid` found, a table of keys expected"),
@@ -344,7 +351,7 @@ fn good_sequences_are_listed() {
         [("welcome/sequence.toml", WELCOME), ("welcome/hello.html", "<p>Hello</p>"), (".git/x", ""), ("notes.txt", "")];
     let (report, text) = check(&files, "[sequences]\ndefault = \"welcome\"");
     assert!(report.is_good(), "{text}");
-    assert_eq!(text, "welcome version 1: 2 emails over 48h, from Acme <hello@acme.example>\n");
+    assert_eq!(text, "welcome version 1: 2 emails over 2d, from Acme <hello@acme.example>\n");
 }
 
 #[test]

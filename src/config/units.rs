@@ -1,11 +1,12 @@
 //! Values with a unit, read as people write them and written back the same way.
 
-/// `30s`, `5m`, `6h`.
+/// `30s`, `5m`, `6h`, `2d`.
 pub mod duration {
     use std::time::Duration;
 
     use dripline_domain::parse_duration;
     use jiff::fmt::friendly::{Designator, SpanPrinter};
+    use jiff::{Span, SpanRound, Unit};
     use serde::{Deserializer, Serializer};
 
     pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
@@ -17,7 +18,11 @@ pub mod duration {
     }
 
     pub fn show(duration: &Duration) -> String {
-        SpanPrinter::new().designator(Designator::Compact).unsigned_duration_to_string(duration)
+        let printer = SpanPrinter::new().designator(Designator::Compact);
+        let days = SpanRound::new().largest(Unit::Day).days_are_24_hours();
+        let span = Span::try_from(*duration).and_then(|span| span.round(days));
+        // Beyond what a span holds, thousands of years, there are no days to be told.
+        span.map_or_else(|_| printer.unsigned_duration_to_string(duration), |span| printer.span_to_string(&span))
     }
 }
 

@@ -189,11 +189,14 @@ fn retry(loaded: &Loaded, retry: &Retry) -> Checked {
 }
 
 fn log(loaded: &Loaded, log: &Log) -> Checked {
-    EnvFilter::try_new(&log.level).map(drop).map_err(|_| {
-        let message = format!(
-            "`{}` is not a level; write error, warn, info, debug or trace, or a filter such as \"info,dripline=debug\"",
-            log.level
-        );
-        loaded.wrong("log.level", message)
+    filter(&log.level).map_err(|message| loaded.wrong("log.level", message))
+}
+
+/// Whether this says which events are logged.
+pub fn filter(text: &str) -> Result<(), String> {
+    EnvFilter::try_new(text).map(drop).map_err(|_| {
+        format!(
+            "`{text}` is not a level; write error, warn, info, debug or trace, or a filter such as \"info,dripline=debug\""
+        )
     })
 }

@@ -180,10 +180,15 @@ impl LeadState {
         if self.lead().await?.is_some_and(|lead| generation > lead.generation) {
             self.document = Document::Unread;
         }
+        let first_generation = self.lead().await?.map(|lead| lead.generation);
         loop {
             // Deleted: nobody to mail.
             let Some(lead) = self.lead().await? else { return Ok(Settle::Ack) };
             let Some((enrolment, action)) = services.due_action(lead) else {
+                if first_generation != Some(lead.generation) {
+                    // What was due is done, and its decision has set the next timer.
+                    return Ok(Settle::Ack);
+                }
                 if generation == lead.generation
                     && let Some(at) = lead.next_action()
                 {

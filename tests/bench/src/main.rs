@@ -111,6 +111,7 @@ async fn run(options: &Options) -> Result<Report> {
     let engine_peak = engine.pid().and_then(peak_memory).unwrap_or(0);
     let server_peak = server.pid().and_then(peak_memory).unwrap_or(0);
     engine.stop().await?;
+    if let Ok(keep) = std::env::var("BENCH_LOG") { std::fs::copy(dir.path().join("dripline.log"), keep)?; }
 
     let span_ms = summary.last_at.zip(summary.first_at).map_or(0, |(last, first)| last - first);
     let per_second = |count: usize, seconds: f64| if seconds > 0.0 { (ratio(count, seconds)).round() } else { 0.0 };

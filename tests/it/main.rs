@@ -1,0 +1,12 @@
+//! Dripline as a whole, on real parts: a nats-server of its own for each test, the real `nats` CLI, real HTTP, a real
+//! SMTP server, and a stand-in for the providers that is strict about their wire formats.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
+mod command_line;
+mod crash;
+mod delivery;
+mod faults;
+mod supervision;
+mod system;
+mod topology;

@@ -1,0 +1,68 @@
+//! A lead whose actor fails costs only that lead.
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dripline::config::Config;
+use dripline::service;
+use dripline_actors::Engine;
+use dripline_actors::ports::{ComposeError, Composer, Esp};
+use dripline_domain::{Email, Lead, Outcome, Sequence};
+use dripline_esp::MinijinjaComposer;
+use dripline_nats::{Connections, topology};
+use dripline_test_support::until;
+
+use crate::system::System;
+
+/// A composer with a bug that shows for one lead.
+struct Buggy(MinijinjaComposer);
+
+impl Composer for Buggy {
+    fn compose(&self, sequence: &Arc<Sequence>, step: usize, lead: &Lead, key: &str) -> Result<Email, ComposeError> {
+        assert!(!lead.address.as_str().starts_with("bug"), "a bug shows for this lead");
+        self.0.compose(sequence, step, lead, key)
+    }
+}
+
+struct Accepting;
+
+#[async_trait]
+impl Esp for Accepting {
+    fn name(&self) -> &'static str {
+        "accepting"
+    }
+
+    async fn send(&self, _: &Email) -> Outcome {
+        Outcome::Accepted { message_id: "m".to_owned() }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lead_whose_actor_fails_again_and_again_is_parked_and_the_others_go_on() {
+    let system = System::new("resend").await;
+    let variables = system.variables().iter().map(|(name, value)| (name.into(), value.into()));
+    let mut loaded = Config::load_with(Some(Path::new("/dev/null")), variables).unwrap();
+    loaded.config.sequences.dir = system.dir().join("sequences");
+    loaded.config.engine.restart_limit = 3;
+    let config = &loaded.config;
+
+    let connections = service::connect(config, "test").await.unwrap();
+    let context = Connections::jetstream(&connections.general);
+    let applied = topology::apply(&context, service::topology_options(config)).await.unwrap();
+    let mut ports = service::ports(&loaded, &connections, Arc::new(Accepting)).await.unwrap();
+    ports.composer = Arc::new(Buggy(MinijinjaComposer::new()));
+    let settings = service::settings(config, "test-engine".to_owned(), applied.lead_ids);
+    let engine = Engine::start(ports, settings).await.unwrap();
+
+    system.publish("leads.new", r#"{"email": "bug@example.com"}"#).await;
+    system.publish("leads.new", r#"{"email": "jane@example.com"}"#).await;
+    system.until_status("jane=40example.com", "COMPLETED").await;
+    let parked = system.until_status("bug=40example.com", "PARKED").await;
+    let reason = parked["enrollments"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("failed 3 times") && reason.contains("a bug shows for this lead"), "{reason}");
+    until("its message is in REJECTED", async || system.rejected("failed_repeatedly").await.len() == 1).await.unwrap();
+    let counts = engine.counters().read();
+    assert_eq!((counts.restarts, counts.parked, counts.rejected, counts.sent), (3, 1, 1, 3), "{counts:?}");
+    engine.stop(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,227 @@
+//! A whole system for one test; ends with it.
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dripline_stand_in::{Accepted, Fault, Summary};
+use dripline_test_support::{Dripline, NatsServer, free_port, until};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+pub struct System {
+    pub server: NatsServer,
+    pub provider: StandIn,
+    pub http: reqwest::Client,
+    dir: TempDir,
+    gateway_port: u16,
+    variables: Vec<(String, String)>,
+}
+
+/// The provider's stand-in, serving within the test.
+pub struct StandIn {
+    pub url: String,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_dripline"))
+}
+
+impl System {
+    /// A server, a stand-in, and settings that make them used; nothing of dripline runs yet.
+    pub async fn new(vendor: &str) -> Self {
+        // Fails only when another test was first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move { drop(dripline_stand_in::serve(listener, "test-key").await) });
+        let provider = StandIn { url, serving };
+        let server = NatsServer::start().await.unwrap();
+        let gateway_port = free_port().unwrap();
+        let mut system = Self {
+            server,
+            provider,
+            http: reqwest::Client::new(),
+            dir: tempfile::tempdir().unwrap(),
+            gateway_port,
+            variables: Vec::new(),
+        };
+        system.set("DRIPLINE_NATS__URL", &system.server.url());
+        system.set("DRIPLINE_GATEWAY__LISTEN", &format!("127.0.0.1:{gateway_port}"));
+        system.set("DRIPLINE_ENGINE__ACK_WAIT", "4s");
+        system.set("DRIPLINE_ESP__TIMEOUT", "1s");
+        system.set("DRIPLINE_RETRY__FIRST", "200ms");
+        system.set("DRIPLINE_SEQUENCES__DEFAULT", "welcome");
+        system.set("DRIPLINE_LOG__FORMAT", "json");
+        system.vendor(vendor);
+        system.sequence("welcome", &[("first", "0s"), ("second", "1s"), ("third", "1s")]);
+        system
+    }
+
+    fn vendor(&mut self, vendor: &str) {
+        let name = vendor.to_uppercase();
+        let key = if vendor == "postmark" { "SERVER_TOKEN" } else { "API_KEY" };
+        self.set("DRIPLINE_ESP__PROVIDER", vendor);
+        self.set(&format!("DRIPLINE_ESP__{name}__BASE_URL"), &self.provider.url.clone());
+        self.set(&format!("DRIPLINE_ESP__{name}__{key}"), "test-key");
+        if vendor == "mailgun" {
+            self.set("DRIPLINE_ESP__MAILGUN__DOMAIN", "acme.example");
+        }
+    }
+
+    /// Sets a variable for every dripline started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.variables.retain(|(set, _)| set != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
+    pub fn variables(&self) -> &[(String, String)] {
+        &self.variables
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A sequence of these steps: id and delay.
+    pub fn sequence(&self, name: &str, steps: &[(&str, &str)]) {
+        let subject = "Hello {{ firstName | default('there') }}";
+        self.sequence_saying(name, steps, subject, "<p>Hello {{ firstName | default('there') }}</p>");
+    }
+
+    pub fn sequence_saying(&self, name: &str, steps: &[(&str, &str)], subject: &str, html: &str) {
+        let folder = self.dir().join("sequences").join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut toml = format!("name = \"{name}\"\nversion = 1\nfrom = \"Acme <hello@acme.example>\"\n");
+        for (id, after) in steps {
+            toml.push_str(&format!(
+                "[[steps]]\nid = \"{id}\"\nafter = \"{after}\"\nsend = {{ subject = \"{subject}\", template = \"body\" }}\n"
+            ));
+        }
+        std::fs::write(folder.join("sequence.toml"), toml).unwrap();
+        std::fs::write(folder.join("body.html"), html).unwrap();
+    }
+
+    /// Starts dripline; waits until it is ready to take leads, where it has a gateway.
+    pub async fn start(&self, command: &str) -> Dripline {
+        let mut dripline = Dripline::start(binary(), self.dir(), &[command], &self.variables).unwrap();
+        if command != "engine" {
+            let ready = until("the gateway is ready", async || {
+                assert!(dripline.runs().unwrap(), "dripline ended:\n{}", self.log());
+                self.get("/readyz").await.is_some_and(|response| response.status().is_success())
+            });
+            ready.await.unwrap();
+        }
+        dripline
+    }
+
+    /// Runs a dripline command to its end; gives exit code, standard output and standard error.
+    pub async fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = dripline_test_support::command(binary(), self.dir(), arguments, &self.variables);
+        let output = command.output().await.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir().join("dripline.log")).unwrap_or_default()
+    }
+
+    pub fn gateway(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.gateway_port)
+    }
+
+    async fn get(&self, path: &str) -> Option<reqwest::Response> {
+        self.http.get(self.gateway(path)).timeout(Duration::from_secs(2)).send().await.ok()
+    }
+
+    /// Publishes a lead as a lead source does: with the real CLI, waiting for the ack.
+    pub async fn publish(&self, subject: &str, lead: &str) {
+        self.server.cli(["pub", "-J", subject, lead]).await.unwrap();
+    }
+
+    /// The lead's document, by the real CLI; none where there is none.
+    pub async fn document(&self, key: &str) -> Option<Value> {
+        let text = self.server.cli(["kv", "get", "leads", key, "--raw"]).await.ok()?;
+        Some(serde_json::from_str(&text).unwrap())
+    }
+
+    pub async fn until_status(&self, key: &str, status: &str) -> Value {
+        let mut document = Value::Null;
+        let reached = until(&format!("{key} is {status}"), async || {
+            document = self.document(key).await.unwrap_or_default();
+            document["status"] == status
+        });
+        if let Err(error) = reached.await {
+            panic!("{error}; it is {document:#}\n{}", self.log());
+        }
+        document
+    }
+
+    pub async fn accepted(&self) -> Vec<Accepted> {
+        let text = self.http.get(format!("{}/_/accepted", self.provider.url)).send().await.unwrap().text().await.unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    pub async fn summary(&self) -> Summary {
+        self.http.get(format!("{}/_/summary", self.provider.url)).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// The steps accepted for this address, in order.
+    pub async fn steps_of(&self, address: &str) -> Vec<String> {
+        let accepted = self.accepted().await;
+        accepted.iter().filter(|email| &*email.to == address).map(|email| email.step.to_string()).collect()
+    }
+
+    pub async fn until_accepted(&self, count: usize) {
+        let reached = until(&format!("{count} emails are accepted"), async || self.summary().await.accepted >= count);
+        if let Err(error) = reached.await {
+            let refusals = self.http.get(format!("{}/_/refusals", self.provider.url)).send().await.unwrap();
+            panic!("{error}; {:?}; {}\n{}", self.summary().await, refusals.text().await.unwrap(), self.log());
+        }
+    }
+
+    pub async fn fault(&self, fault: &Fault) {
+        let url = format!("{}/_/faults", self.provider.url);
+        let response = self.http.post(url).json(fault).send().await.unwrap();
+        assert!(response.status().is_success(), "{}", response.text().await.unwrap());
+    }
+
+    /// The messages in `REJECTED` under this code: headers and bytes.
+    pub async fn rejected(&self, code: &str) -> Vec<(String, Vec<u8>)> {
+        use async_nats::jetstream;
+
+        let client = async_nats::connect(self.server.url()).await.unwrap();
+        let Ok(stream) = jetstream::new(client).get_stream("REJECTED").await else { return Vec::new() };
+        let last = stream.cached_info().state.last_sequence;
+        let mut found = Vec::new();
+        for sequence in 1..=last {
+            let Ok(message) = stream.get_raw_message(sequence).await else { continue };
+            if message.subject.as_str() == format!("rejected.{code}") {
+                let reason = message.headers.get("Dripline-Reason").map_or("", |reason| reason.as_str()).to_owned();
+                found.push((reason, message.payload.to_vec()));
+            }
+        }
+        found
+    }
+
+    /// Messages in a stream.
+    pub async fn depth(&self, stream: &str) -> u64 {
+        let client = async_nats::connect(self.server.url()).await.unwrap();
+        let stream = async_nats::jetstream::new(client).get_stream(stream).await.unwrap();
+        stream.cached_info().state.messages
+    }
+}
+
+/// A tool that `make test` gets.
+pub fn tool(name: &str) -> PathBuf {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin").join(name);
+    if ours.is_file() { ours } else { PathBuf::from(name) }
+}

@@ -155,7 +155,7 @@ impl System {
 
     pub async fn until_status(&self, key: &str, status: &str) -> Value {
         let mut document = Value::Null;
-        let reached = until(&format!("{key} is {status}"), async || {
+        let reached = until(format!("{key} is {status}"), async || {
             document = self.document(key).await.unwrap_or_default();
             document["status"] == status
         });
@@ -181,7 +181,7 @@ impl System {
     }
 
     pub async fn until_accepted(&self, count: usize) {
-        let reached = until(&format!("{count} emails are accepted"), async || self.summary().await.accepted >= count);
+        let reached = until(format!("{count} emails are accepted"), async || self.summary().await.accepted >= count);
         if let Err(error) = reached.await {
             let refusals = self.http.get(format!("{}/_/refusals", self.provider.url)).send().await.unwrap();
             panic!("{error}; {:?}; {}\n{}", self.summary().await, refusals.text().await.unwrap(), self.log());

@@ -159,7 +159,7 @@ pub fn command(binary: &Path, dir: &Path, arguments: &[&str], variables: &[(Stri
 ///
 /// # Errors
 /// It does not become true within [`PATIENCE`].
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Result<()> {
+pub async fn until(what: impl std::fmt::Display, mut condition: impl AsyncFnMut() -> bool) -> Result<()> {
     let start = Instant::now();
     while !condition().await {
         if start.elapsed() > PATIENCE {

@@ -83,7 +83,11 @@ impl Cli {
             Ok(code) => code,
             Err(error) => {
                 print_error(&format!("{error:#}"));
-                ExitCode::from(if error.is::<ConfigError>() || error.is::<service::SequenceProblems>() { WRONG } else { 1 })
+                ExitCode::from(if error.is::<ConfigError>() || error.is::<service::SequenceProblems>() {
+                    WRONG
+                } else {
+                    1
+                })
             }
         }
     }

@@ -140,10 +140,12 @@ impl Esp for Announced {
         let outcome = self.outbox.send(email).await;
         if let Outcome::Accepted { message_id } = &outcome {
             let time = jiff::ZonedDateTime::now().strftime("%H:%M:%S").to_string();
-            let excerpt: String = email.text.lines().filter(|line| !line.trim().is_empty()).take(3).fold(
-                String::new(),
-                |text, line| text + "\n            " + line.trim(),
-            );
+            let excerpt: String = email
+                .text
+                .lines()
+                .filter(|line| !line.trim().is_empty())
+                .take(3)
+                .fold(String::new(), |text, line| text + "\n            " + line.trim());
             let text = format!(
                 "{time}  to {}  step `{}`\n          {}{excerpt}\n          {}\n",
                 email.to,

@@ -43,7 +43,8 @@ pub struct SequenceProblems(Vec<String>);
 pub async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         tracing::warn!("signals cannot be caught; the process ends only when it is killed");
         return std::future::pending().await;
     };
@@ -137,7 +138,9 @@ impl Running {
             () = tree_ended => true,
         };
         if failed {
-            anyhow::bail!("the actor tree failed again and again and was given up; nothing is lost: start dripline again");
+            anyhow::bail!(
+                "the actor tree failed again and again and was given up; nothing is lost: start dripline again"
+            );
         }
         tracing::info!("stopping: finishing what is in flight");
         if let Some((serving, stop)) = self.gateway.take() {
@@ -176,7 +179,8 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esp: Arc<dyn Esp>
         default: config.sequences.default.clone(),
     };
     let sequences =
-        SequenceBook::publish(context, stream(context, topology::SEQUENCES_BUCKET).await?, report.sequences, selection).await?;
+        SequenceBook::publish(context, stream(context, topology::SEQUENCES_BUCKET).await?, report.sequences, selection)
+            .await?;
     let timers_context = Connections::jetstream(&connections.timers);
     let leads = stream(context, topology::LEADS_BUCKET).await?;
     let timers = stream(context, topology::TIMERS).await?;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use dripline_domain::{LeadIdKey, RetryPolicy, Sanitiser, Sequence};
 use ractor::{ActorCell, ActorRef, SpawnErr};
 use ractor_supervisor::{
-    ChildBackoffFn, ChildSpec, Restart, SpawnFn, Supervisor, SupervisorArguments, SupervisorMsg, SupervisorOptions, SupervisorStrategy,
+    ChildBackoffFn, ChildSpec, Restart, SpawnFn, Supervisor, SupervisorArguments, SupervisorMsg, SupervisorOptions,
+    SupervisorStrategy,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -222,7 +223,8 @@ fn pump(
     places: &Places,
     stopping: &watch::Receiver<bool>,
 ) -> (PumpActor, PumpArguments) {
-    let arguments = PumpArguments { inbox: Arc::clone(inbox), consume, places: places.clone(), stopping: stopping.clone() };
+    let arguments =
+        PumpArguments { inbox: Arc::clone(inbox), consume, places: places.clone(), stopping: stopping.clone() };
     (PumpActor, arguments)
 }
 

@@ -113,4 +113,3 @@ fn hand_over(result: Result<(), crate::NotRunning>) {
         tracing::debug!(%error, "a message could not be handed over; it will be delivered again");
     }
 }
-

@@ -99,7 +99,13 @@ impl Actor for LimiterActor {
             }
         };
         arguments.slot.occupy(myself);
-        Ok(LimiterState { governor, clock: arguments.clock, waiting: VecDeque::new(), paused_until: None, armed: false })
+        Ok(LimiterState {
+            governor,
+            clock: arguments.clock,
+            waiting: VecDeque::new(),
+            paused_until: None,
+            armed: false,
+        })
     }
 
     async fn handle(

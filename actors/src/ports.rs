@@ -119,7 +119,13 @@ pub trait Composer: Send + Sync + 'static {
     ///
     /// # Errors
     /// The template fails for this lead: a missing field, a subject of two lines.
-    fn compose(&self, sequence: &Arc<Sequence>, step: usize, lead: &Lead, send_key: &str) -> Result<Email, ComposeError>;
+    fn compose(
+        &self,
+        sequence: &Arc<Sequence>,
+        step: usize,
+        lead: &Lead,
+        send_key: &str,
+    ) -> Result<Email, ComposeError>;
 }
 
 /// Why an email could not be rendered: for people, naming the template and the line.

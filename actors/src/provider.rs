@@ -165,8 +165,13 @@ impl ProviderState {
             let mut returned = returned;
             let outcome = esp.send(&call.email).await;
             tracing::debug!(
-                lead_id = call.email.lead_id, sequence = call.email.sequence, step = call.email.step,
-                send_key = call.email.send_key, provider = esp.name(), outcome = outcome.name(), "provider answered"
+                lead_id = call.email.lead_id,
+                sequence = call.email.sequence,
+                step = call.email.step,
+                send_key = call.email.send_key,
+                provider = esp.name(),
+                outcome = outcome.name(),
+                "provider answered"
             );
             match &outcome {
                 Outcome::RateLimited { until } => returned.report = Report::RateLimited(*until),

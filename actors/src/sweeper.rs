@@ -85,7 +85,10 @@ impl SweeperArguments {
             .map(|scanned| async {
                 let Scanned { key, next_action, generation } = scanned?;
                 let Some(at) = next_action else { return Ok(0) };
-                self.timers.set_if_absent(&key, at, generation).await.map_err(|error| StoreError::Unavailable(error.0))?;
+                self.timers
+                    .set_if_absent(&key, at, generation)
+                    .await
+                    .map_err(|error| StoreError::Unavailable(error.0))?;
                 self.counters.timer_mended();
                 Ok::<_, StoreError>(1)
             })

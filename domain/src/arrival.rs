@@ -54,13 +54,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_fields: 64,
-            max_key_chars: 64,
-            max_text_chars: 1024,
-            max_depth: 4,
-            max_total_bytes: 16 * 1024,
-        }
+        Self { max_fields: 64, max_key_chars: 64, max_text_chars: 1024, max_depth: 4, max_total_bytes: 16 * 1024 }
     }
 }
 
@@ -115,36 +109,21 @@ impl Sanitiser {
             return Err(ArrivalError::NotAnObject);
         };
         if fields.len() > self.limits.max_fields {
-            return Err(ArrivalError::TooManyFields {
-                limit: self.limits.max_fields,
-            });
+            return Err(ArrivalError::TooManyFields { limit: self.limits.max_fields });
         }
         let mut read = Read::default();
         for (key, value) in fields {
             self.read_field(&mut read, key, value)?;
         }
-        let Read {
-            address,
-            mut profile,
-            sequence,
-            raw_phone,
-        } = read;
+        let Read { address, mut profile, sequence, raw_phone } = read;
         if let Some((key, text)) = raw_phone {
             let taken = profile.attributes.contains_key("phone");
-            profile
-                .attributes
-                .insert(if taken { key } else { "phone".to_owned() }, Value::String(text));
+            profile.attributes.insert(if taken { key } else { "phone".to_owned() }, Value::String(text));
         }
         if json_bytes(&profile.attributes) > self.limits.max_total_bytes {
-            return Err(ArrivalError::TooLarge {
-                limit: self.limits.max_total_bytes,
-            });
+            return Err(ArrivalError::TooLarge { limit: self.limits.max_total_bytes });
         }
-        Ok(Arrival {
-            address: address.ok_or(ArrivalError::MissingEmail)?,
-            profile,
-            sequence,
-        })
+        Ok(Arrival { address: address.ok_or(ArrivalError::MissingEmail)?, profile, sequence })
     }
 
     fn read_field(&self, read: &mut Read, key: String, value: Value) -> Result<(), ArrivalError> {
@@ -193,22 +172,14 @@ impl Sanitiser {
     /// `path` names the value in errors; `depth` is how many arrays and objects it stands in.
     fn check_attribute(&self, value: Value, path: &str, depth: usize) -> Result<Value, ArrivalError> {
         if (value.is_array() || value.is_object()) && depth == self.limits.max_depth {
-            return Err(ArrivalError::TooDeep {
-                field: excerpt(path),
-                limit: self.limits.max_depth,
-            });
+            return Err(ArrivalError::TooDeep { field: excerpt(path), limit: self.limits.max_depth });
         }
         match value {
             Value::Null | Value::Bool(_) | Value::Number(_) => Ok(value),
             Value::String(text) => self.check_text(text, path).map(Value::String),
             Value::Array(values) => {
                 let check = |(i, value)| self.check_attribute(value, &format!("{path}[{i}]"), depth + 1);
-                values
-                    .into_iter()
-                    .enumerate()
-                    .map(check)
-                    .collect::<Result<_, _>>()
-                    .map(Value::Array)
+                values.into_iter().enumerate().map(check).collect::<Result<_, _>>().map(Value::Array)
             }
             Value::Object(fields) => {
                 let check = |(key, value): (String, Value)| {
@@ -217,11 +188,7 @@ impl Sanitiser {
                     let value = self.check_attribute(value, &path, depth + 1)?;
                     Ok((key, value))
                 };
-                fields
-                    .into_iter()
-                    .map(check)
-                    .collect::<Result<_, _>>()
-                    .map(Value::Object)
+                fields.into_iter().map(check).collect::<Result<_, _>>().map(Value::Object)
             }
         }
     }
@@ -233,11 +200,7 @@ impl Sanitiser {
 
     /// Line ends are made `\n`, as HTML forms send `\r\n`.
     fn check_text(&self, text: String, path: &str) -> Result<String, ArrivalError> {
-        let text = if text.contains("\r\n") {
-            text.replace("\r\n", "\n")
-        } else {
-            text
-        };
+        let text = if text.contains("\r\n") { text.replace("\r\n", "\n") } else { text };
         refuse_long(&text, path, self.limits.max_text_chars)?;
         if text.contains(|c: char| c.is_control() && c != '\n' && c != '\t') {
             return Err(ArrivalError::ControlCharacters { field: excerpt(path) });
@@ -251,10 +214,9 @@ fn text(field: &str, value: Value) -> Result<Option<String>, ArrivalError> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => Err(ArrivalError::WrongType {
-            field: field.to_owned(),
-            expected: "a text",
-        }),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            Err(ArrivalError::WrongType { field: field.to_owned(), expected: "a text" })
+        }
     }
 }
 
@@ -277,20 +239,14 @@ fn refuse_control(text: &str, field: &str) -> Result<(), ArrivalError> {
 fn refuse_long(text: &str, field: &str, limit: usize) -> Result<(), ArrivalError> {
     // A text has no more characters than bytes, so most need not be counted.
     if text.len() > limit && text.chars().count() > limit {
-        return Err(ArrivalError::TooLong {
-            field: excerpt(field),
-            limit,
-        });
+        return Err(ArrivalError::TooLong { field: excerpt(field), limit });
     }
     Ok(())
 }
 
 /// The name of a sequence, a step or a template: safe in a subject, a key and a file name.
 pub(crate) fn is_name(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
 }
 
 /// A foreign text as it may stand in a message: at most 80 characters, none of them a control character.

@@ -113,10 +113,7 @@ pub enum StopReason {
 impl Enrolment {
     /// Its identity.
     pub fn id(&self) -> EnrolmentId {
-        EnrolmentId {
-            sequence: self.sequence.name.clone(),
-            number: self.number,
-        }
+        EnrolmentId { sequence: self.sequence.name.clone(), number: self.number }
     }
 
     /// Whether it is that one.
@@ -212,11 +209,7 @@ impl Serialize for Enrolment {
             reason: None,
         };
         match &self.state {
-            State::Waiting {
-                due: _,
-                attempts,
-                failures,
-            } => {
+            State::Waiting { due: _, attempts, failures } => {
                 document.attempts = *attempts;
                 document.failures = *failures;
             }
@@ -224,11 +217,7 @@ impl Serialize for Enrolment {
                 document.attempt = Some(Cow::Borrowed(attempt));
                 document.failures = *failures;
             }
-            State::InDoubt {
-                attempt,
-                failures,
-                reason,
-            } => {
+            State::InDoubt { attempt, failures, reason } => {
                 document.attempt = Some(Cow::Borrowed(attempt));
                 document.failures = *failures;
                 document.reason = Some(Cow::Borrowed(reason));
@@ -257,25 +246,18 @@ impl<'de> Deserialize<'de> for Enrolment {
         let reason = document.reason.map(Cow::into_owned);
         let state = match &*document.status {
             "WAITING" => State::Waiting {
-                due: document
-                    .next_action_timestamp
-                    .ok_or_else(|| Error::missing_field("nextActionTimestamp"))?,
+                due: document.next_action_timestamp.ok_or_else(|| Error::missing_field("nextActionTimestamp"))?,
                 attempts: document.attempts,
                 failures,
             },
-            "SENDING" => State::Sending {
-                attempt: attempt.ok_or_else(|| Error::missing_field("attempt"))?,
-                failures,
-            },
+            "SENDING" => State::Sending { attempt: attempt.ok_or_else(|| Error::missing_field("attempt"))?, failures },
             "IN_DOUBT" => State::InDoubt {
                 attempt: attempt.ok_or_else(|| Error::missing_field("attempt"))?,
                 failures,
                 reason: reason.unwrap_or_default(),
             },
             "COMPLETED" => State::Completed,
-            "PARKED" => State::Parked {
-                reason: reason.unwrap_or_default(),
-            },
+            "PARKED" => State::Parked { reason: reason.unwrap_or_default() },
             "STOPPED" => {
                 let reason = reason.unwrap_or_default();
                 State::Stopped {
@@ -290,10 +272,7 @@ impl<'de> Deserialize<'de> for Enrolment {
             other => return Err(Error::custom(format!("unknown enrolment status `{other}`"))),
         };
         Ok(Self {
-            sequence: SequenceRef {
-                name: document.sequence.into_owned(),
-                version: document.version,
-            },
+            sequence: SequenceRef { name: document.sequence.into_owned(), version: document.version },
             number: document.number,
             arrival: document.arrival.into_owned(),
             began: document.began_at,

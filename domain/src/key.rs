@@ -59,11 +59,7 @@ impl LeadKey {
         }
         let address = String::from_utf8(bytes).map_err(|_| KeyError::Encoding)?;
         let key = Self::of(&Address::parse(&address)?);
-        if key.0 == text {
-            Ok(key)
-        } else {
-            Err(KeyError::NotCanonical)
-        }
+        if key.0 == text { Ok(key) } else { Err(KeyError::NotCanonical) }
     }
 
     /// As it stands in a subject or a bucket.
@@ -98,15 +94,9 @@ mod tests {
 
     #[test]
     fn what_is_no_key_of_ours_is_refused() {
-        for text in [
-            "",
-            "jane",
-            "jane=4",
-            "jane=ZZexample.com",
-            "jane=40example=2Ecom",
-            "jane@example.com",
-            "=FF=40a.com",
-        ] {
+        for text in
+            ["", "jane", "jane=4", "jane=ZZexample.com", "jane=40example=2Ecom", "jane@example.com", "=FF=40a.com"]
+        {
             assert!(LeadKey::parse(text).is_err(), "{text}");
         }
     }

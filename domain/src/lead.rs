@@ -82,13 +82,11 @@ impl fmt::Display for LeadId {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
 
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Names one arrival for good: its place in the queue and the time the queue took it. A redelivery has the same.
@@ -231,10 +229,7 @@ impl Lead {
 
     /// When it needs us next; none when it waits for nothing.
     pub fn next_action(&self) -> Option<Timestamp> {
-        self.enrolments
-            .iter()
-            .filter_map(|enrolment| enrolment.state.next_action())
-            .min()
+        self.enrolments.iter().filter_map(|enrolment| enrolment.state.next_action()).min()
     }
 
     /// The document of this lead, as it is stored.

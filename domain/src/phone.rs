@@ -42,10 +42,7 @@ pub fn check_region(region_code: &str) -> Result<(), PhoneError> {
 }
 
 fn region(code: &str) -> Result<Id, PhoneError> {
-    let known = code
-        .parse::<Id>()
-        .ok()
-        .filter(|id| DATABASE.by_id(id.as_ref()).is_some());
+    let known = code.parse::<Id>().ok().filter(|id| DATABASE.by_id(id.as_ref()).is_some());
     known.ok_or_else(|| PhoneError::UnknownRegion(excerpt(code)))
 }
 
@@ -56,11 +53,7 @@ fn e164(text: &str, region: Option<Id>) -> Result<String, PhoneError> {
         return Err(PhoneError::Extension);
     }
     let e164 = format!("+{}{}", number.code().value(), number.national());
-    if number.is_valid() && e164.len() <= MAX_BYTES {
-        Ok(e164)
-    } else {
-        Err(PhoneError::NotANumber)
-    }
+    if number.is_valid() && e164.len() <= MAX_BYTES { Ok(e164) } else { Err(PhoneError::NotANumber) }
 }
 
 /// The library (0.3.10) strips the *default* region's trunk prefix from foreign numbers too: `+55 11 91234-5678` loses
@@ -75,9 +68,7 @@ fn read(text: &str, region: Option<Id>) -> Result<PhoneNumber, ParseError> {
         return Ok(number);
     };
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
-    let dialled = DATABASE
-        .by_id(region.as_ref())
-        .and_then(|region| region.international_prefix()?.find(&digits));
+    let dialled = DATABASE.by_id(region.as_ref()).and_then(|region| region.international_prefix()?.find(&digits));
     let prefix = dialled.map_or(0, |dialled| dialled.end());
     phonenumber::parse(None, format!("+{}", &digits[prefix..]))
 }
@@ -120,11 +111,7 @@ mod tests {
             ("IT", "06 698 12345", "+390669812345"),
             ("AR", "011 15 2345-6789", "+5491123456789"),
         ] {
-            assert_eq!(
-                normalise_phone(written, region).as_deref(),
-                Ok(e164),
-                "{region} {written}"
-            );
+            assert_eq!(normalise_phone(written, region).as_deref(), Ok(e164), "{region} {written}");
         }
     }
 
@@ -149,14 +136,8 @@ mod tests {
 
     #[test]
     fn without_a_region_only_the_international_notation_is_understood() {
-        assert_eq!(
-            normalise_international_phone("+1 415 555 2671").as_deref(),
-            Ok("+14155552671")
-        );
-        assert_eq!(
-            normalise_international_phone("415 555 2671"),
-            Err(PhoneError::NotANumber)
-        );
+        assert_eq!(normalise_international_phone("+1 415 555 2671").as_deref(), Ok("+14155552671"));
+        assert_eq!(normalise_international_phone("415 555 2671"), Err(PhoneError::NotANumber));
     }
 
     #[test]
@@ -166,11 +147,7 @@ mod tests {
         }
         for region in ["", "us", "USA", "ZZ", "UK", "001", "\u{1b}[2J"] {
             let error = check_region(region).unwrap_err();
-            assert_eq!(
-                normalise_phone("+1 415 555 2671", region),
-                Err(error.clone()),
-                "{region:?}"
-            );
+            assert_eq!(normalise_phone("+1 415 555 2671", region), Err(error.clone()), "{region:?}");
             assert!(!error.to_string().contains(char::is_control));
         }
     }

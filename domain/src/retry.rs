@@ -14,11 +14,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self {
-            first: Duration::from_secs(30),
-            longest: Duration::from_secs(6 * 3600),
-            max_failures: 8,
-        }
+        Self { first: Duration::from_secs(30), longest: Duration::from_secs(6 * 3600), max_failures: 8 }
     }
 }
 
@@ -42,17 +38,9 @@ mod tests {
 
     #[test]
     fn the_ceiling_doubles_up_to_the_longest_delay() {
-        let policy = RetryPolicy {
-            first: Duration::from_secs(1),
-            longest: Duration::from_secs(10),
-            max_failures: 8,
-        };
+        let policy = RetryPolicy { first: Duration::from_secs(1), longest: Duration::from_secs(10), max_failures: 8 };
         for (failures, seconds) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (6, 10), (4_000_000, 10)] {
-            assert_eq!(
-                policy.delay(failures, 1.0),
-                Duration::from_secs(seconds),
-                "{failures} failures"
-            );
+            assert_eq!(policy.delay(failures, 1.0), Duration::from_secs(seconds), "{failures} failures");
         }
         assert_eq!(policy.delay(4, 0.5), Duration::from_secs(4));
         assert_eq!(policy.delay(4, 0.0), Duration::ZERO);

@@ -53,13 +53,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     if span.get_years() != 0 || span.get_months() != 0 {
-        return Err(format!(
-            "`{text}`: months and years differ in length; write days, such as \"30d\""
-        ));
+        return Err(format!("`{text}`: months and years differ in length; write days, such as \"30d\""));
     }
-    let duration = span
-        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
-        .map_err(|_| wrong())?;
+    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     let duration = Duration::try_from(duration).map_err(|_| format!("`{text}` is negative"))?;
     // All that we store is in milliseconds: a finer duration would be another after a restart.
     if duration.subsec_nanos() % 1_000_000 != 0 {
@@ -74,14 +70,9 @@ mod tests {
 
     #[test]
     fn durations_read_as_people_write_them() {
-        for (text, seconds) in [
-            ("30s", 30),
-            ("15m", 900),
-            ("2d", 172_800),
-            ("1w", 604_800),
-            ("1d 12h", 129_600),
-            ("0s", 0),
-        ] {
+        for (text, seconds) in
+            [("30s", 30), ("15m", 900), ("2d", 172_800), ("1w", 604_800), ("1d 12h", 129_600), ("0s", 0)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
@@ -96,9 +87,6 @@ mod tests {
 
     #[test]
     fn shown_as_rfc_3339() {
-        assert_eq!(
-            Timestamp::from_millis(1_678_886_400_123).to_string(),
-            "2023-03-15T13:20:00.123Z"
-        );
+        assert_eq!(Timestamp::from_millis(1_678_886_400_123).to_string(), "2023-03-15T13:20:00.123Z");
     }
 }

@@ -148,41 +148,19 @@ pub fn send_key(lead: &LeadId, enrolment: &Enrolment, step: &str) -> String {
 /// The state has no use for the event; nothing changed.
 pub fn transition(lead: Option<&Lead>, event: Event<'_>, context: &Context) -> Result<Transition, Refusal> {
     match event {
-        Event::Arrived {
-            arrival,
-            id,
-            lead_id,
-            sequence,
-            suppressed,
-        } => {
+        Event::Arrived { arrival, id, lead_id, sequence, suppressed } => {
             let (lead, is_new) = match lead {
                 Some(lead) => (lead.clone(), false),
                 None => (new_lead(&arrival, lead_id, context.now), true),
             };
-            Ok(arrive(
-                Change::of(lead, context),
-                arrival,
-                id,
-                sequence,
-                suppressed,
-                is_new,
-            ))
+            Ok(arrive(Change::of(lead, context), arrival, id, sequence, suppressed, is_new))
         }
-        Event::Suppressed(reason) => Ok(suppress(
-            Change::of(lead.ok_or(Refusal::NoSuchLead)?.clone(), context),
-            reason,
-        )),
-        Event::Step {
-            enrolment,
-            sequence,
-            event,
-        } => {
+        Event::Suppressed(reason) => {
+            Ok(suppress(Change::of(lead.ok_or(Refusal::NoSuchLead)?.clone(), context), reason))
+        }
+        Event::Step { enrolment, sequence, event } => {
             let lead = lead.ok_or(Refusal::NoSuchLead)?;
-            let place = lead
-                .enrolments
-                .iter()
-                .position(|it| it.is(&enrolment))
-                .ok_or(Refusal::Ended)?;
+            let place = lead.enrolments.iter().position(|it| it.is(&enrolment)).ok_or(Refusal::Ended)?;
             let step = decide_step(&lead.enrolments[place].state, event, context)?;
             Ok(Change::of(lead.clone(), context).apply(place, sequence, step))
         }
@@ -192,36 +170,17 @@ pub fn transition(lead: Option<&Lead>, event: Event<'_>, context: &Context) -> R
 /// What an event makes of the step an enrolment is at.
 enum Step {
     /// Write the intent of attempt `attempt`, then call.
-    Send {
-        attempt: u32,
-        failures: u32,
-        owner: String,
-        answer_within: Duration,
-    },
+    Send { attempt: u32, failures: u32, owner: String, answer_within: Duration },
     /// The email is out: go to the next step.
     Sent { attempt: u32, message_id: String },
     /// The email went out, but the enrolment had ended meanwhile.
-    SentLate {
-        reason: StopReason,
-        attempt: u32,
-        message_id: String,
-    },
+    SentLate { reason: StopReason, attempt: u32, message_id: String },
     /// Nothing went out, and the enrolment had ended meanwhile.
     UnsentLate { reason: StopReason },
     /// Another try at `due`.
-    Again {
-        due: Timestamp,
-        attempts: u32,
-        failures: u32,
-        what: What,
-        reason: Option<String>,
-    },
+    Again { due: Timestamp, attempts: u32, failures: u32, what: What, reason: Option<String> },
     /// Nobody knows whether the email is out.
-    Doubt {
-        attempt: Attempt,
-        failures: u32,
-        reason: String,
-    },
+    Doubt { attempt: Attempt, failures: u32, reason: String },
     /// An operator must look.
     Park { reason: String },
 }
@@ -229,23 +188,16 @@ enum Step {
 fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Step, Refusal> {
     match (state, event) {
         (State::Waiting { due, .. }, StepEvent::Begin { .. }) if context.now < *due => Err(Refusal::NotDue(*due)),
-        (State::Waiting { attempts, failures, .. }, StepEvent::Begin { owner, answer_within }) => Ok(Step::Send {
-            attempt: attempts + 1,
-            failures: *failures,
-            owner,
-            answer_within,
-        }),
+        (State::Waiting { attempts, failures, .. }, StepEvent::Begin { owner, answer_within }) => {
+            Ok(Step::Send { attempt: attempts + 1, failures: *failures, owner, answer_within })
+        }
         (State::Waiting { .. }, StepEvent::Answered { .. } | StepEvent::AnswerLost) => Err(Refusal::NoSuchAttempt),
         (State::Waiting { .. }, StepEvent::Fail(reason)) => Ok(Step::Park { reason }),
 
         (State::Sending { .. } | State::InDoubt { .. }, StepEvent::Begin { .. }) => Err(Refusal::AttemptOpen),
         (
             State::Sending { attempt, failures } | State::InDoubt { attempt, failures, .. },
-            StepEvent::Answered {
-                send_key,
-                attempt: answered,
-                outcome,
-            },
+            StepEvent::Answered { send_key, attempt: answered, outcome },
         ) => {
             if attempt.is(&send_key, answered) {
                 Ok(settle(attempt, *failures, outcome, context))
@@ -259,29 +211,18 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
             reason: "the process that made the call ended before its answer was written".to_owned(),
         }),
         // The call may be out: whatever failed since, that stays the most important thing to know.
-        (State::Sending { attempt, failures }, StepEvent::Fail(reason)) => Ok(Step::Doubt {
-            attempt: attempt.clone(),
-            failures: *failures,
-            reason,
-        }),
+        (State::Sending { attempt, failures }, StepEvent::Fail(reason)) => {
+            Ok(Step::Doubt { attempt: attempt.clone(), failures: *failures, reason })
+        }
         (State::InDoubt { .. }, StepEvent::AnswerLost | StepEvent::Fail(_)) => Err(Refusal::AttemptOpen),
 
         (
-            State::Stopped {
-                reason,
-                attempt: Some(attempt),
-            },
-            StepEvent::Answered {
-                send_key,
-                attempt: answered,
-                outcome,
-            },
+            State::Stopped { reason, attempt: Some(attempt) },
+            StepEvent::Answered { send_key, attempt: answered, outcome },
         ) if attempt.is(&send_key, answered) => Ok(match outcome {
-            Outcome::Accepted { message_id } => Step::SentLate {
-                reason: reason.clone(),
-                attempt: answered,
-                message_id,
-            },
+            Outcome::Accepted { message_id } => {
+                Step::SentLate { reason: reason.clone(), attempt: answered, message_id }
+            }
             Outcome::RateLimited { .. }
             | Outcome::Transient { .. }
             | Outcome::Refused { .. }
@@ -298,18 +239,9 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
 /// What an answer makes of the attempt it belongs to.
 fn settle(attempt: &Attempt, failures: u32, outcome: Outcome, context: &Context) -> Step {
     let attempts = attempt.number;
-    let again = |due, failures, what, reason| Step::Again {
-        due,
-        attempts,
-        failures,
-        what,
-        reason,
-    };
+    let again = |due, failures, what, reason| Step::Again { due, attempts, failures, what, reason };
     match outcome {
-        Outcome::Accepted { message_id } => Step::Sent {
-            attempt: attempts,
-            message_id,
-        },
+        Outcome::Accepted { message_id } => Step::Sent { attempt: attempts, message_id },
         Outcome::RateLimited { until } => {
             // Jitter, so that all who met the limit together do not come back together.
             let jitter = context.retry.delay(1, context.random);
@@ -319,26 +251,18 @@ fn settle(attempt: &Attempt, failures: u32, outcome: Outcome, context: &Context)
         Outcome::Transient { reason } => {
             let failures = failures + 1;
             if context.retry.exhausted(failures) {
-                return Step::Park {
-                    reason: format!("gave up after {failures} failures; the last: {reason}"),
-                };
+                return Step::Park { reason: format!("gave up after {failures} failures; the last: {reason}") };
             }
             let due = context.now.plus(context.retry.delay(failures, context.random));
             again(due, failures, What::Retrying, Some(reason))
         }
-        Outcome::Refused { reason } => Step::Park {
-            reason: format!("the provider refused it: {reason}"),
-        },
+        Outcome::Refused { reason } => Step::Park { reason: format!("the provider refused it: {reason}") },
         // Nothing is wrong with this lead: it waits as long as it takes.
         Outcome::Misconfigured { reason } => {
             let due = context.now.plus(context.retry.delay(failures + 1, context.random));
             again(due, failures, What::Misconfigured, Some(reason))
         }
-        Outcome::Unknown { reason } => Step::Doubt {
-            attempt: attempt.clone(),
-            failures,
-            reason,
-        },
+        Outcome::Unknown { reason } => Step::Doubt { attempt: attempt.clone(), failures, reason },
     }
 }
 
@@ -370,22 +294,15 @@ fn arrive(
         ..change.entry(what)
     };
     if let Some(reason) = change.lead.suppressed.clone().or(suppressed) {
-        let entry = Entry {
-            reason: Some(reason.clone()),
-            ..here(&change, What::NotEnrolled)
-        };
+        let entry = Entry { reason: Some(reason.clone()), ..here(&change, What::NotEnrolled) };
         if change.lead.suppressed.is_none() {
             change.suppress(reason);
         }
         change.log(entry);
         return change.done();
     }
-    let earlier: Vec<_> = change
-        .lead
-        .enrolments
-        .iter()
-        .filter(|enrolment| enrolment.sequence.name == sequence.name)
-        .collect();
+    let earlier: Vec<_> =
+        change.lead.enrolments.iter().filter(|enrolment| enrolment.sequence.name == sequence.name).collect();
     if earlier.iter().any(|enrolment| enrolment.arrival == id) {
         // Delivered again: all that it had to do is on disk.
         return change.done();
@@ -405,27 +322,19 @@ fn arrive(
         }
         return change.done();
     }
-    change.stop(What::Restarted, |enrolment| {
-        (enrolment.sequence.name == sequence.name).then_some(StopReason::Restarted)
-    });
+    change
+        .stop(What::Restarted, |enrolment| (enrolment.sequence.name == sequence.name).then_some(StopReason::Restarted));
     let delay = sequence.steps.first().map_or(Duration::ZERO, |step| step.after);
     let entry = here(&change, What::Enrolled);
     change.log(entry);
     change.lead.enrolments.push(Enrolment {
-        sequence: SequenceRef {
-            name: sequence.name.clone(),
-            version: sequence.version,
-        },
+        sequence: SequenceRef { name: sequence.name.clone(), version: sequence.version },
         number,
         arrival: id,
         began: change.context.now,
         step: 0,
         generation: 0,
-        state: State::Waiting {
-            due: change.context.now.plus(delay),
-            attempts: 0,
-            failures: 0,
-        },
+        state: State::Waiting { due: change.context.now.plus(delay), attempts: 0, failures: 0 },
     });
     let place = change.lead.enrolments.len() - 1;
     change.rescheduled(place);
@@ -435,10 +344,7 @@ fn arrive(
 
 fn suppress(mut change: Change<'_>, reason: String) -> Transition {
     if change.lead.suppressed.is_none() {
-        let entry = Entry {
-            reason: Some(reason.clone()),
-            ..change.entry(What::Suppressed)
-        };
+        let entry = Entry { reason: Some(reason.clone()), ..change.entry(What::Suppressed) };
         change.suppress(reason);
         change.log(entry);
     }
@@ -469,11 +375,7 @@ impl<'a> Change<'a> {
 
     fn apply(mut self, place: usize, sequence: &Sequence, step: Step) -> Transition {
         let enrolment = &self.lead.enrolments[place];
-        let step_id = sequence
-            .steps
-            .get(enrolment.step)
-            .map(|step| step.id.clone())
-            .unwrap_or_default();
+        let step_id = sequence.steps.get(enrolment.step).map(|step| step.id.clone()).unwrap_or_default();
         let here = |what, attempt| Entry {
             sequence: Some(enrolment.sequence.name.clone()),
             version: Some(enrolment.sequence.version),
@@ -482,12 +384,7 @@ impl<'a> Change<'a> {
             ..self.entry(what)
         };
         match step {
-            Step::Send {
-                attempt,
-                failures,
-                owner,
-                answer_within,
-            } => {
+            Step::Send { attempt, failures, owner, answer_within } => {
                 let entry = here(What::Sending, Some(attempt));
                 let attempt = Attempt {
                     send_key: send_key(&self.lead.lead_id, enrolment, &step_id),
@@ -502,99 +399,42 @@ impl<'a> Change<'a> {
                 self.lead.enrolments[place].state = State::Sending { attempt, failures };
             }
             Step::Sent { attempt, message_id } => {
-                let entry = Entry {
-                    message_id: Some(message_id),
-                    ..here(What::Sent, Some(attempt))
-                };
-                let completed = Entry {
-                    step: None,
-                    ..here(What::Completed, None)
-                };
+                let entry = Entry { message_id: Some(message_id), ..here(What::Sent, Some(attempt)) };
+                let completed = Entry { step: None, ..here(What::Completed, None) };
                 self.log(entry);
                 let next = self.lead.enrolments[place].step + 1;
                 self.lead.enrolments[place].step = next;
                 // Counted from the actual sending: an outage never makes two emails arrive together.
                 if let Some(step) = sequence.steps.get(next) {
                     let due = self.context.now.plus(step.after);
-                    self.enter(
-                        place,
-                        State::Waiting {
-                            due,
-                            attempts: 0,
-                            failures: 0,
-                        },
-                    );
+                    self.enter(place, State::Waiting { due, attempts: 0, failures: 0 });
                 } else {
                     self.log(completed);
                     self.enter(place, State::Completed);
                 }
             }
-            Step::SentLate {
-                reason,
-                attempt,
-                message_id,
-            } => {
-                let entry = Entry {
-                    message_id: Some(message_id),
-                    ..here(What::Sent, Some(attempt))
-                };
+            Step::SentLate { reason, attempt, message_id } => {
+                let entry = Entry { message_id: Some(message_id), ..here(What::Sent, Some(attempt)) };
                 self.log(entry);
                 self.enter(place, State::Stopped { reason, attempt: None });
             }
             Step::UnsentLate { reason } => {
                 let entry = here(What::Retrying, None);
-                self.journal.push(Entry {
-                    reason: Some("ended meanwhile: no further try".to_owned()),
-                    ..entry
-                });
+                self.journal.push(Entry { reason: Some("ended meanwhile: no further try".to_owned()), ..entry });
                 self.enter(place, State::Stopped { reason, attempt: None });
             }
-            Step::Again {
-                due,
-                attempts,
-                failures,
-                what,
-                reason,
-            } => {
-                let entry = Entry {
-                    reason,
-                    until: Some(due),
-                    ..here(what, Some(attempts))
-                };
+            Step::Again { due, attempts, failures, what, reason } => {
+                let entry = Entry { reason, until: Some(due), ..here(what, Some(attempts)) };
                 self.log(entry);
-                self.enter(
-                    place,
-                    State::Waiting {
-                        due,
-                        attempts,
-                        failures,
-                    },
-                );
+                self.enter(place, State::Waiting { due, attempts, failures });
             }
-            Step::Doubt {
-                attempt,
-                failures,
-                reason,
-            } => {
-                let entry = Entry {
-                    reason: Some(reason.clone()),
-                    ..here(What::InDoubt, Some(attempt.number))
-                };
+            Step::Doubt { attempt, failures, reason } => {
+                let entry = Entry { reason: Some(reason.clone()), ..here(What::InDoubt, Some(attempt.number)) };
                 self.log(entry);
-                self.enter(
-                    place,
-                    State::InDoubt {
-                        attempt,
-                        failures,
-                        reason,
-                    },
-                );
+                self.enter(place, State::InDoubt { attempt, failures, reason });
             }
             Step::Park { reason } => {
-                let entry = Entry {
-                    reason: Some(reason.clone()),
-                    ..here(What::Parked, None)
-                };
+                let entry = Entry { reason: Some(reason.clone()), ..here(What::Parked, None) };
                 self.log(entry);
                 self.enter(place, State::Parked { reason });
             }
@@ -667,9 +507,7 @@ impl<'a> Change<'a> {
         let enrolments = &self.lead.enrolments;
         let superseded = |place: usize| {
             enrolments[place].state.is_terminal()
-                && enrolments[place + 1..]
-                    .iter()
-                    .any(|later| later.sequence.name == enrolments[place].sequence.name)
+                && enrolments[place + 1..].iter().any(|later| later.sequence.name == enrolments[place].sequence.name)
         };
         let forgettable: Vec<_> = (0..enrolments.len()).filter(|&place| superseded(place)).collect();
         let surplus = forgettable.len().saturating_sub(ENDED_LIMIT);
@@ -681,18 +519,11 @@ impl<'a> Change<'a> {
     fn done(mut self) -> Transition {
         if self.lead.generation != self.generation_before {
             match self.lead.next_action() {
-                Some(at) => self.effects.push(Effect::SetTimer {
-                    at,
-                    generation: self.lead.generation,
-                }),
+                Some(at) => self.effects.push(Effect::SetTimer { at, generation: self.lead.generation }),
                 None if self.next_before.is_some() => self.effects.push(Effect::ClearTimer),
                 None => {}
             }
         }
-        Transition {
-            lead: self.lead,
-            journal: self.journal,
-            effects: self.effects,
-        }
+        Transition { lead: self.lead, journal: self.journal, effects: self.effects }
     }
 }

@@ -71,14 +71,11 @@ pub(crate) async fn publish_batch(client: &Client, messages: Vec<BatchMessage>) 
             continue;
         }
         message.headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
-        let request =
-            Request::new().headers(message.headers).payload(message.payload).timeout(Some(ANSWER_WITHIN));
+        let request = Request::new().headers(message.headers).payload(message.payload).timeout(Some(ANSWER_WITHIN));
         let answer = client.send_request(message.subject, request).await.map_err(|error| unanswered(error.into()))?;
         return match serde_json::from_slice(&answer.payload).map_err(|error| unanswered(error.into()))? {
             Ack::Stored { seq } => Ok(seq),
-            Ack::Refused { error } => {
-                Err(BatchError::Refused { code: error.err_code, description: error.description })
-            }
+            Ack::Refused { error } => Err(BatchError::Refused { code: error.err_code, description: error.description }),
         };
     }
     Ok(0)

@@ -105,7 +105,11 @@ fn refusal(error: jetstream::context::PublishError) -> FrontDoorError {
     let full = std::error::Error::source(&error)
         .and_then(|source| source.downcast_ref::<jetstream::Error>())
         .is_some_and(|source| source.error_code() == ErrorCode::STREAM_STORE_FAILED);
-    if full || error.kind() == PublishErrorKind::MaxAckPending { FrontDoorError::Full } else { FrontDoorError::Unavailable(error.into()) }
+    if full || error.kind() == PublishErrorKind::MaxAckPending {
+        FrontDoorError::Full
+    } else {
+        FrontDoorError::Unavailable(error.into())
+    }
 }
 
 fn message(lead: &Submission) -> BatchMessage {

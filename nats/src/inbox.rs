@@ -29,7 +29,9 @@ impl JetStreamInbox {
         let (sequence, deliveries) = (info.stream_sequence, info.delivered);
         let published = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
         let message = message.message;
-        let Some(to) = message.reply else { return Err(StoreError::Unavailable("a message without a reply subject".into())) };
+        let Some(to) = message.reply else {
+            return Err(StoreError::Unavailable("a message without a reply subject".into()));
+        };
         Ok(Delivery {
             content_type: message
                 .headers
@@ -85,7 +87,9 @@ impl Acknowledge for Reply {
         let mut publish = Box::pin(publish);
         match publish.as_mut().now_or_never() {
             Some(Ok(())) => {}
-            Some(Err(error)) => tracing::warn!(%error, "an answer could not be sent; the message will be delivered again"),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "an answer could not be sent; the message will be delivered again")
+            }
             // The client's buffer is full. Without a runtime the process is ending, and redelivery settles it.
             None => {
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {

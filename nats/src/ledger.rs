@@ -75,8 +75,9 @@ impl Ledger for JetStreamLedger {
         });
         Ok(scanned
             .try_filter_map(move |scanned| {
-                let wanted = scanned
-                    .filter(|scanned| scanned.next_action.is_some() && !with_timer.contains(&hash(scanned.key.as_str())));
+                let wanted = scanned.filter(|scanned| {
+                    scanned.next_action.is_some() && !with_timer.contains(&hash(scanned.key.as_str()))
+                });
                 std::future::ready(Ok(wanted))
             })
             .boxed())

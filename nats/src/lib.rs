@@ -18,7 +18,7 @@ pub use front_door::JetStreamFrontDoor;
 pub use inbox::JetStreamInbox;
 pub use ledger::JetStreamLedger;
 pub use rejected::JetStreamRejected;
-pub use sequences::{PublishError, SequenceBook, Selection};
+pub use sequences::{PublishError, Selection, SequenceBook};
 pub use store::JetStreamLeadStore;
 pub use suppressions::JetStreamSuppressions;
 pub use timers::JetStreamTimers;

@@ -77,13 +77,15 @@ impl SequenceBook {
         let json = serde_json::to_vec(sequence).map_err(|error| StoreError::Unreadable(error.into()))?;
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-        let ack = context.publish_with_headers(subject(name, *version), headers, json.into()).await.map_err(unavailable)?;
+        let ack =
+            context.publish_with_headers(subject(name, *version), headers, json.into()).await.map_err(unavailable)?;
         match ack.await {
             Ok(_) => {
                 tracing::info!(sequence = name, version, "sequence published");
                 Ok(())
             }
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => match self.read(name, *version).await? {
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => match self.read(name, *version).await?
+            {
                 Some(published) if published == *sequence => Ok(()),
                 _ => Err(PublishError::Changed { name: name.clone(), version: *version }),
             },

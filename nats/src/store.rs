@@ -1,8 +1,8 @@
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
-use async_nats::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_actors::ports::{BatchResult, Fate, LeadStore, Put, Revision, StoreError};
@@ -127,5 +127,9 @@ fn journal_message(lines: &[Bytes]) -> BatchMessage {
     }
     let mut headers = HeaderMap::new();
     headers.insert(async_nats::header::NATS_MESSAGE_TTL, JOURNAL_TTL);
-    BatchMessage { subject: format!("{JOURNAL_SUBJECT}{:032x}", rand::random::<u128>()), headers, payload: payload.into() }
+    BatchMessage {
+        subject: format!("{JOURNAL_SUBJECT}{:032x}", rand::random::<u128>()),
+        headers,
+        payload: payload.into(),
+    }
 }

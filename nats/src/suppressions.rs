@@ -61,7 +61,8 @@ impl Suppressions for JetStreamSuppressions {
         if self.suppressed.complete.load(Ordering::Acquire) && !self.suppressed.contains(key.as_str()) {
             return Ok(None);
         }
-        let message = match self.stream.direct_get_last_for_subject(format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).await {
+        let message = match self.stream.direct_get_last_for_subject(format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).await
+        {
             Ok(message) => message,
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::Unavailable(error.into())),

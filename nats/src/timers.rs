@@ -1,8 +1,8 @@
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
+use async_nats::jetstream;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::Stream;
-use async_nats::jetstream;
 use async_trait::async_trait;
 use dripline_actors::TimerPayload;
 use dripline_actors::ports::{TimerError, Timers};
@@ -52,7 +52,11 @@ impl JetStreamTimers {
             },
             Err(error) => error,
         };
-        Err(if error.kind() == PublishErrorKind::WrongLastSequence { PublishFailure::Present } else { PublishFailure::Other(error.into()) })
+        Err(if error.kind() == PublishErrorKind::WrongLastSequence {
+            PublishFailure::Present
+        } else {
+            PublishFailure::Other(error.into())
+        })
     }
 }
 
@@ -66,7 +70,9 @@ impl Timers for JetStreamTimers {
     async fn set(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError> {
         match self.publish(key, at, generation, false).await {
             Ok(()) => Ok(()),
-            Err(PublishFailure::Present) => Err(TimerError("the server refused a timer for its subject's sequence".into())),
+            Err(PublishFailure::Present) => {
+                Err(TimerError("the server refused a timer for its subject's sequence".into()))
+            }
             Err(PublishFailure::Other(error)) => Err(TimerError(error)),
         }
     }
@@ -89,4 +95,3 @@ fn now_millis() -> i64 {
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
-

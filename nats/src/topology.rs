@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::context::{GetStreamErrorKind, CreateStreamErrorKind};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, RetentionPolicy, Source, StorageType, Stream,
 };
@@ -143,13 +143,12 @@ pub async fn apply(context: &jetstream::Context, options: Options) -> Result<App
             changes.push(Change { what, action });
         }
     }
-    let identity = identity
-        .ok_or_else(|| TopologyError::WouldLose {
-            what: format!("stream {LEADS_BUCKET}"),
-            setting: format!("metadata `{IDENTITY}`"),
-            found: "missing".to_owned(),
-            wanted: "the key that this installation's lead ids were made with".to_owned(),
-        })?;
+    let identity = identity.ok_or_else(|| TopologyError::WouldLose {
+        what: format!("stream {LEADS_BUCKET}"),
+        setting: format!("metadata `{IDENTITY}`"),
+        found: "missing".to_owned(),
+        wanted: "the key that this installation's lead ids were made with".to_owned(),
+    })?;
     Ok(Applied { changes, lead_ids: LeadIdKey::new(identity) })
 }
 
@@ -158,7 +157,9 @@ pub async fn lead_ids(context: &jetstream::Context) -> Result<LeadIdKey, Topolog
     let what = format!("stream {LEADS_BUCKET}");
     let stream = get_stream(context, LEADS_BUCKET).await?.ok_or(TopologyError::Missing(what))?;
     let identity = stream.cached_info().config.metadata.get(IDENTITY).cloned();
-    identity.map(LeadIdKey::new).ok_or_else(|| TopologyError::Missing(format!("metadata `{IDENTITY}` of {LEADS_BUCKET}")))
+    identity
+        .map(LeadIdKey::new)
+        .ok_or_else(|| TopologyError::Missing(format!("metadata `{IDENTITY}` of {LEADS_BUCKET}")))
 }
 
 fn streams(options: Options) -> Vec<Config> {
@@ -246,7 +247,9 @@ async fn get_stream(context: &jetstream::Context, name: &str) -> Result<Option<S
     match context.get_stream(name).await {
         Ok(stream) => Ok(Some(stream)),
         Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(ref refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            GetStreamErrorKind::JetStream(ref refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
             _ => Err(TopologyError::Server { what: format!("stream {name}"), source: error.into() }),
         },
     }
@@ -254,12 +257,14 @@ async fn get_stream(context: &jetstream::Context, name: &str) -> Result<Option<S
 
 async fn apply_stream(context: &jetstream::Context, mut wanted: Config) -> Result<(Stream, Action), TopologyError> {
     let what = format!("stream {}", wanted.name);
-    let server = |source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Server { what: what.clone(), source };
+    let server =
+        |source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Server { what: what.clone(), source };
     let Some(stream) = get_stream(context, &wanted.name).await? else {
         return match context.create_stream(&wanted).await {
             Ok(stream) => Ok((stream, Action::Created)),
             // Another process was faster, with an identity of its own: take what it made.
-            Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(ref refusal) if refusal.error_code() == ErrorCode::STREAM_NAME_EXIST) => {
+            Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(ref refusal) if refusal.error_code() == ErrorCode::STREAM_NAME_EXIST) =>
+            {
                 let stream = get_stream(context, &wanted.name).await?.ok_or_else(|| server(error.into()))?;
                 Ok((stream, Action::Unchanged))
             }
@@ -319,7 +324,12 @@ fn stream_differences(found: &Config, wanted: &Config) -> Vec<Difference> {
         json(normalised(wanted.max_messages_per_subject)),
         false,
     );
-    compare("num_replicas", json(found.num_replicas), json(wanted.num_replicas), wanted.num_replicas > found.num_replicas);
+    compare(
+        "num_replicas",
+        json(found.num_replicas),
+        json(wanted.num_replicas),
+        wanted.num_replicas > found.num_replicas,
+    );
     if wanted.max_messages > 0 {
         // Discard new: a lower limit refuses new leads, and drops none that wait.
         compare("max_msgs", json(found.max_messages), json(wanted.max_messages), true);
@@ -330,7 +340,12 @@ fn stream_differences(found: &Config, wanted: &Config) -> Vec<Difference> {
     compare("allow_msg_ttl", json(found.allow_message_ttl), json(wanted.allow_message_ttl), true);
     compare("allow_atomic", json(found.allow_atomic_publish), json(wanted.allow_atomic_publish), true);
     compare("allow_msg_schedules", json(found.allow_message_schedules), json(wanted.allow_message_schedules), false);
-    compare("persist_mode", json(found.persist_mode.unwrap_or_default()), json(wanted.persist_mode.unwrap_or_default()), false);
+    compare(
+        "persist_mode",
+        json(found.persist_mode.unwrap_or_default()),
+        json(wanted.persist_mode.unwrap_or_default()),
+        false,
+    );
     compare("sources", source_names(found), source_names(wanted), false);
     differences
 }
@@ -355,7 +370,8 @@ fn source_names(config: &Config) -> Value {
 }
 
 async fn apply_consumer(stream: &Stream, wanted: pull::Config, what: &str) -> Result<Action, TopologyError> {
-    let server = |source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Server { what: what.to_owned(), source };
+    let server =
+        |source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Server { what: what.to_owned(), source };
     let name = wanted.durable_name.clone().unwrap_or_default();
     let found = match stream.consumer_info(&name).await {
         Ok(info) => info.config,

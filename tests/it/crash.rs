@@ -61,7 +61,8 @@ async fn kill_9_at_random_moments_loses_no_lead_and_mails_nobody_twice() {
         let more = usize::try_from(random % 900).unwrap() + 100;
         let before = system.summary().await.accepted;
         // A moment in the middle of the work: after so many more emails, or when there is none left to send.
-        let moved = until("some emails later", async || system.summary().await.accepted >= (before + more).min(LEADS * 2));
+        let moved =
+            until("some emails later", async || system.summary().await.accepted >= (before + more).min(LEADS * 2));
         moved.await.unwrap();
         dripline.kill().await.unwrap();
         moments.push(system.summary().await.accepted);

@@ -53,7 +53,8 @@ async fn leads_come_in_by_http_as_json_and_as_a_plain_form() {
     let response = json.send().await.unwrap();
     assert_eq!(response.status(), 202);
     let receipt: Value = response.json().await.unwrap();
-    let form = system.http.post(system.gateway("/v1/leads/site")).form(&[("email", "joe@example.com"), ("firstName", "Joe")]);
+    let form =
+        system.http.post(system.gateway("/v1/leads/site")).form(&[("email", "joe@example.com"), ("firstName", "Joe")]);
     assert_eq!(form.send().await.unwrap().status(), 202);
     let document = system.until_status("jane=40example.com", "COMPLETED").await;
     assert_eq!(document["leadId"], receipt["leadId"], "the receipt names the lead");
@@ -137,7 +138,11 @@ async fn a_suppressed_address_gets_no_further_email() {
     system.publish("leads.new", r#"{"email": "later@example.com"}"#).await;
     system.until_accepted(1).await;
     // Between the first email and the second.
-    system.server.cli(["kv", "put", "suppressions", "later=40example.com", r#"{"reason": "unsubscribed"}"#]).await.unwrap();
+    system
+        .server
+        .cli(["kv", "put", "suppressions", "later=40example.com", r#"{"reason": "unsubscribed"}"#])
+        .await
+        .unwrap();
     let document = system.until_status("later=40example.com", "SUPPRESSED").await;
     assert_eq!(document["suppressed"], "unsubscribed");
     assert_eq!(system.summary().await.accepted, 1);
@@ -148,7 +153,13 @@ async fn an_smtp_server_receives_text_and_html_and_a_stable_message_id() {
     let (smtp, api) = (free_port().unwrap(), free_port().unwrap());
     let mut system = System::new("resend").await;
     let _mailpit = Command::new(tool("mailpit"))
-        .args(["--smtp", &format!("127.0.0.1:{smtp}"), "--listen", &format!("127.0.0.1:{api}"), "--disable-version-check"])
+        .args([
+            "--smtp",
+            &format!("127.0.0.1:{smtp}"),
+            "--listen",
+            &format!("127.0.0.1:{api}"),
+            "--disable-version-check",
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)

@@ -1,0 +1,212 @@
+//! The provider, the timers and NATS fail; what was promised about emails holds.
+use std::collections::BTreeMap;
+
+use dripline_stand_in::{Fault, FaultKind};
+use dripline_test_support::until;
+use serde_json::{Value, json};
+
+use crate::system::System;
+
+const STEPS: [&str; 3] = ["first", "second", "third"];
+
+/// Requests of this one address fail so.
+fn for_jane(kind: FaultKind) -> Fault {
+    Fault { match_to: Some("jane@".to_owned()), ..Fault::new(kind) }
+}
+
+fn status(status: u16) -> Fault {
+    Fault { status: Some(status), ..for_jane(FaultKind::Status) }
+}
+
+async fn publish(system: &System, names: &[&str]) {
+    for name in names {
+        system.publish("leads.new", &json!({"email": format!("{name}@example.com")}).to_string()).await;
+    }
+}
+
+fn events(document: &Value) -> Vec<&str> {
+    document["history"].as_array().unwrap().iter().map(|entry| entry["event"].as_str().unwrap()).collect()
+}
+
+fn newest(document: &Value) -> &Value {
+    document["history"].as_array().unwrap().last().unwrap()
+}
+
+/// Every lead has had every email, once.
+async fn assert_each_once(system: &System, leads: usize) {
+    let mut steps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for email in system.accepted().await {
+        steps.entry(email.to.to_string()).or_default().push(email.step.to_string());
+    }
+    assert_eq!(steps.len(), leads);
+    for (address, steps) in steps {
+        assert_eq!(steps, STEPS, "{address}");
+    }
+    assert_eq!(system.summary().await.refused, 0);
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_twice_is_asked_a_third_time_and_the_email_goes_out_once() {
+    for vendor in ["sendgrid", "mailgun", "postmark", "resend"] {
+        let system = System::new(vendor).await;
+        let _dripline = system.start("run").await;
+        system.fault(&Fault { count: Some(2), ..status(503) }).await;
+        publish(&system, &["jane", "joe"]).await;
+        let jane = system.until_status("jane=40example.com", "COMPLETED").await;
+        system.until_status("joe=40example.com", "COMPLETED").await;
+        let expected = ["enrolled", "retrying", "retrying", "sent", "sent", "sent", "completed"];
+        assert_eq!(events(&jane), expected, "{vendor}");
+        assert!(jane["history"][1]["reason"].as_str().unwrap().contains("503"), "{vendor}: {jane:#}");
+        assert_eq!(jane["history"][3]["attempt"], 3, "{vendor}: {jane:#}");
+        assert_each_once(&system, 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_asks_for_a_pause_gets_it_and_then_the_email() {
+    let system = System::new("resend").await;
+    let _dripline = system.start("run").await;
+    let headers = [("Retry-After".to_owned(), "1".to_owned())].into();
+    system.fault(&Fault { count: Some(1), headers, ..status(429) }).await;
+    publish(&system, &["jane"]).await;
+    let jane = system.until_status("jane=40example.com", "COMPLETED").await;
+    assert_eq!(events(&jane)[..3], ["enrolled", "rate_limited", "sent"]);
+    let [limited, sent] = [1, 2].map(|entry| &jane["history"][entry]["timestamp"]);
+    let waited = sent.as_i64().unwrap() - limited.as_i64().unwrap();
+    assert!(waited >= 900, "waited {waited} ms: {jane:#}");
+    assert_each_once(&system, 1).await;
+}
+
+/// Jane's first call fails so: she is in doubt, has `accepted` emails, and is not tried again; Joe has all of his.
+async fn assert_in_doubt(vendor: &str, fault: Fault, accepted: usize) {
+    let system = System::new(vendor).await;
+    let _dripline = system.start("run").await;
+    system.fault(&fault).await;
+    publish(&system, &["jane", "joe"]).await;
+    let jane = system.until_status("jane=40example.com", "IN_DOUBT").await;
+    assert_eq!(newest(&jane)["event"], "in_doubt", "{vendor}: {jane:#}");
+    assert!(!newest(&jane)["reason"].as_str().unwrap().is_empty(), "{vendor}: {jane:#}");
+    assert_eq!(jane["nextActionTimestamp"], Value::Null, "{vendor}: nothing will be tried by itself");
+    assert!(jane["enrollments"][0]["attempt"]["sendKey"].is_string(), "{vendor}: {jane:#}");
+    // Longer than any retry would have taken: Joe's three steps, then those of one who came later.
+    system.until_status("joe=40example.com", "COMPLETED").await;
+    publish(&system, &["late"]).await;
+    system.until_status("late=40example.com", "COMPLETED").await;
+
+    let summary = system.summary().await;
+    assert_eq!(summary.faulted, 1, "{vendor}: one call for Jane, and no second one");
+    assert_eq!((summary.duplicates, summary.refused), (0, 0), "{vendor}");
+    assert_eq!(system.steps_of("jane@example.com").await, STEPS[..accepted], "{vendor}");
+    assert_eq!(system.steps_of("joe@example.com").await, STEPS, "{vendor}");
+    assert_eq!(system.steps_of("late@example.com").await, STEPS, "{vendor}");
+    assert_eq!(system.document("jane=40example.com").await.unwrap(), jane, "{vendor}: unchanged");
+}
+
+#[tokio::test]
+async fn an_email_that_was_taken_but_whose_answer_was_lost_is_never_sent_again() {
+    for vendor in ["sendgrid", "mailgun", "postmark", "resend"] {
+        assert_in_doubt(vendor, for_jane(FaultKind::DropAfterAccept), 1).await;
+    }
+}
+
+#[tokio::test]
+async fn an_email_whose_call_broke_off_is_in_doubt_even_if_it_was_not_taken() {
+    assert_in_doubt("sendgrid", for_jane(FaultKind::DropBeforeAccept), 0).await;
+}
+
+#[tokio::test]
+async fn an_email_whose_call_takes_too_long_is_in_doubt() {
+    assert_in_doubt("postmark", for_jane(FaultKind::Hang), 0).await;
+}
+
+#[tokio::test]
+async fn an_email_that_was_taken_but_answered_too_late_is_in_doubt_and_not_sent_again() {
+    assert_in_doubt("mailgun", Fault { delay_ms: Some(2_500), ..for_jane(FaultKind::Slow) }, 1).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_the_providers_leaves_the_email_in_doubt() {
+    assert_in_doubt("resend", for_jane(FaultKind::Garbage), 0).await;
+}
+
+#[tokio::test]
+async fn a_revoked_key_costs_no_lead_and_is_said_loudly() {
+    let system = System::new("sendgrid").await;
+    let mut dripline = system.start("run").await;
+    system.fault(&Fault { status: Some(401), ..Fault::new(FaultKind::Status) }).await;
+    publish(&system, &["jane", "joe", "jim"]).await;
+    let said = || {
+        let log = system.log();
+        let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        lines.into_iter().find(|line| {
+            line["level"] == "ERROR" && line["message"].as_str().unwrap_or_default().contains("refuses every email")
+        })
+    };
+    until("the log says that the provider refuses every email", async || said().is_some()).await.unwrap();
+    let line = said().unwrap();
+    assert!(line["reason"].as_str().unwrap().contains("401"), "{line}");
+    for key in ["jane", "joe", "jim"].map(|name| format!("{name}=40example.com")) {
+        let lead = system.until_status(&key, "NEW").await;
+        assert!(lead["nextActionTimestamp"].is_i64(), "it waits for its first email: {lead:#}");
+    }
+    let leads = system.documents().await;
+    assert!(leads.iter().any(|lead| events(lead).contains(&"misconfigured")), "{leads:#?}");
+    assert!(!leads.iter().any(|lead| events(lead).contains(&"parked")), "{leads:#?}");
+    assert_eq!(system.depth("REJECTED").await, 0);
+    assert_eq!(system.summary().await.accepted, 0);
+    assert!(dripline.runs().unwrap());
+}
+
+#[tokio::test]
+async fn a_refused_email_parks_its_lead_with_the_providers_words() {
+    for vendor in ["sendgrid", "mailgun", "postmark", "resend"] {
+        let system = System::new(vendor).await;
+        let _dripline = system.start("run").await;
+        system.fault(&status(422)).await;
+        publish(&system, &["jane", "joe"]).await;
+        let jane = system.until_status("jane=40example.com", "PARKED").await;
+        let reason = newest(&jane)["reason"].as_str().unwrap();
+        assert!(reason.contains("422") && reason.contains("told to answer this"), "{vendor}: {reason}");
+        system.until_status("joe=40example.com", "COMPLETED").await;
+        assert_eq!(system.summary().await.faulted, 1, "{vendor}: it is not tried again");
+        assert_eq!(system.steps_of("jane@example.com").await, Vec::<String>::new(), "{vendor}");
+        assert_eq!(system.steps_of("joe@example.com").await, STEPS, "{vendor}");
+    }
+}
+
+#[tokio::test]
+async fn lost_timers_are_set_again_and_every_lead_gets_its_emails_once() {
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_ENGINE__SWEEP_EVERY", "1s");
+    system.sequence("welcome", &[("first", "0s"), ("second", "4s"), ("third", "1s")]);
+    let _dripline = system.start("run").await;
+    let names: Vec<String> = (0..10).map(|number| format!("lead-{number}")).collect();
+    publish(&system, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    system.until_accepted(10).await;
+    until("every lead has its timer", async || system.depth("TIMERS").await == 10).await.unwrap();
+    system.server.cli(["stream", "purge", "TIMERS", "-f"]).await.unwrap();
+    let leads = system.until_all(10, "COMPLETED").await;
+    assert_eq!(leads.len(), 10);
+    assert_each_once(&system, 10).await;
+    assert!(
+        system.log().contains("set the timers of leads that had none"),
+        "the sweep set them, or the purge was too late"
+    );
+}
+
+#[tokio::test]
+async fn nats_ends_in_the_middle_and_comes_back_and_every_lead_gets_its_emails_once() {
+    let mut system = System::new("resend").await;
+    let mut dripline = system.start("run").await;
+    let names: Vec<String> = (0..20).map(|number| format!("lead-{number}")).collect();
+    publish(&system, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    // Some have had their first email; all wait for something.
+    system.until_accepted(15).await;
+    system.server.kill().await.unwrap();
+    assert!(system.summary().await.accepted < 60, "the kill came too late to show anything");
+    system.server.restart().await.unwrap();
+    let leads = system.until_all(20, "COMPLETED").await;
+    assert_eq!(leads.len(), 20, "none is in doubt or lost");
+    assert_each_once(&system, 20).await;
+    assert!(dripline.runs().unwrap());
+}

@@ -153,6 +153,45 @@ impl System {
         Some(serde_json::from_str(&text).unwrap())
     }
 
+    /// Every document in the bucket `leads`.
+    pub async fn documents(&self) -> Vec<Value> {
+        use async_nats::jetstream;
+        use async_nats::jetstream::consumer::DeliverPolicy;
+        use async_nats::jetstream::consumer::pull::OrderedConfig;
+        use futures_util::StreamExt;
+
+        let client = async_nats::connect(self.server.url()).await.unwrap();
+        let stream = jetstream::new(client).get_stream("KV_leads").await.unwrap();
+        let consumer = stream
+            .create_consumer(OrderedConfig {
+                filter_subject: "$KV.leads.>".to_owned(),
+                deliver_policy: DeliverPolicy::LastPerSubject,
+                ..OrderedConfig::default()
+            })
+            .await
+            .unwrap();
+        let count = usize::try_from(consumer.cached_info().num_pending).unwrap();
+        if count == 0 {
+            return Vec::new();
+        }
+        let messages = consumer.messages().await.unwrap().take(count);
+        messages.map(|message| serde_json::from_slice(&message.unwrap().payload).unwrap()).collect().await
+    }
+
+    /// Waits until so many leads have this status; gives all documents.
+    pub async fn until_all(&self, count: usize, status: &str) -> Vec<Value> {
+        let mut documents = Vec::new();
+        let reached = until(format!("{count} leads are {status}"), async || {
+            documents = self.documents().await;
+            documents.iter().filter(|lead| lead["status"] == status).count() >= count
+        });
+        if let Err(error) = reached.await {
+            let statuses: Vec<_> = documents.iter().map(|lead| lead["status"].to_string()).collect();
+            panic!("{error}; they are {statuses:?}\n{}", self.log());
+        }
+        documents
+    }
+
     pub async fn until_status(&self, key: &str, status: &str) -> Value {
         let mut document = Value::Null;
         let reached = until(format!("{key} is {status}"), async || {
@@ -166,7 +205,8 @@ impl System {
     }
 
     pub async fn accepted(&self) -> Vec<Accepted> {
-        let text = self.http.get(format!("{}/_/accepted", self.provider.url)).send().await.unwrap().text().await.unwrap();
+        let text =
+            self.http.get(format!("{}/_/accepted", self.provider.url)).send().await.unwrap().text().await.unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dripline_domain::{
-    Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Lead, LeadId, LeadKey, Outcome,
-    Sequence, SequenceRef, State, StepEvent, Timestamp, Transition, send_key, transition,
+    Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Lead, LeadId, LeadKey,
+    Outcome, Sequence, SequenceRef, State, StepEvent, Timestamp, Transition, send_key, transition,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Serialize;
@@ -272,7 +272,9 @@ impl LeadState {
     /// Never decided again on a document that another process has changed: the event was meant for what we saw.
     async fn decide_step(&mut self, id: &EnrolmentId, event: &StepEvent) -> Result<Decided, Interruption> {
         let services = Arc::clone(&self.services);
-        let Some(enrolment) = self.lead().await?.and_then(|lead| lead.enrolment(id)) else { return Ok(Decided::Nothing) };
+        let Some(enrolment) = self.lead().await?.and_then(|lead| lead.enrolment(id)) else {
+            return Ok(Decided::Nothing);
+        };
         let sequence = services.sequence_of(enrolment).await?.unwrap_or_else(|| Arc::clone(&services.no_sequence));
         self.decide_once(|| Event::Step { enrolment: id.clone(), sequence: &sequence, event: event.clone() }).await
     }
@@ -431,10 +433,9 @@ impl Services {
 }
 
 fn compose(services: &Services, sequence: &Arc<Sequence>, lead: &Lead, enrolment: &Enrolment) -> Result<Email, String> {
-    let step = sequence
-        .steps
-        .get(enrolment.step)
-        .ok_or_else(|| format!("sequence `{}` version {} has no step {}", sequence.name, sequence.version, enrolment.step))?;
+    let step = sequence.steps.get(enrolment.step).ok_or_else(|| {
+        format!("sequence `{}` version {} has no step {}", sequence.name, sequence.version, enrolment.step)
+    })?;
     let key = send_key(&lead.lead_id, enrolment, &step.id);
     services.composer.compose(sequence, enrolment.step, lead, &key).map_err(|error| error.to_string())
 }

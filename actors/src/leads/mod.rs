@@ -14,7 +14,9 @@ use crate::Chain;
 use crate::committer::Committer;
 use crate::counters::Counters;
 use crate::limiter::RateLimiter;
-use crate::ports::{Clock, Composer, Delivery, LeadStore, Rejected, Rejection, Sequences, Settle, Suppressions, Timers};
+use crate::ports::{
+    Clock, Composer, Delivery, LeadStore, Rejected, Rejection, Sequences, Settle, Suppressions, Timers,
+};
 use crate::provider::Provider;
 use crate::slot::{NotRunning, Slot};
 
@@ -67,7 +69,9 @@ impl Services {
     /// Keeps a message that cannot be processed; how to settle it then.
     pub(crate) async fn reject(&self, rejection: Rejection) -> Settle {
         tracing::warn!(
-            code = rejection.code, reason = rejection.reason, subject = rejection.subject,
+            code = rejection.code,
+            reason = rejection.reason,
+            subject = rejection.subject,
             "a message cannot be processed; it is kept in REJECTED"
         );
         match self.rejected.keep(rejection).await {
@@ -108,7 +112,8 @@ impl Leads {
 
     /// Hands a fired timer to its lead.
     pub fn wake(&self, key: LeadKey, generation: u64, delivery: Delivery) -> Result<(), NotRunning> {
-        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message { work: Work::Wake(generation), delivery }))
+        self.slot
+            .cast("lead supervisor", Message::Deliver(key, lead::Message { work: Work::Wake(generation), delivery }))
     }
 
     pub(crate) fn actor(&self, services: Arc<Services>, limits: LeadLimits) -> (LeadsActor, LeadsArguments) {
@@ -234,7 +239,8 @@ impl LeadsState {
                 return Ok(());
             }
             if failures.count == self.limits.failures {
-                message.work = Work::Park(format!("its actor failed {} times; the last: {}", failures.count, failures.reason));
+                message.work =
+                    Work::Park(format!("its actor failed {} times; the last: {}", failures.count, failures.reason));
             } else if !failures.backoff_left().is_zero() {
                 message.delivery.settle(Settle::Retry(failures.backoff_left()));
                 return Ok(());
@@ -275,11 +281,16 @@ impl LeadsState {
         let Some(key) = self.by_actor.remove(&actor) else { return };
         self.resident.remove(&key);
         self.services.counters.restarted();
-        let failures = self.failures.entry(key).or_insert(Failures { count: 0, last: Instant::now(), reason: String::new() });
+        let failures =
+            self.failures.entry(key).or_insert(Failures { count: 0, last: Instant::now(), reason: String::new() });
         failures.count += 1;
         failures.last = Instant::now();
         reason.clone_into(&mut failures.reason);
-        tracing::error!(reason, failures = failures.count, "a lead's actor failed; it is restarted with its next message");
+        tracing::error!(
+            reason,
+            failures = failures.count,
+            "a lead's actor failed; it is restarted with its next message"
+        );
     }
 
     fn make_room(&mut self) {

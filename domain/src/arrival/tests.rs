@@ -4,10 +4,7 @@ use serde_json::{Map, json};
 use super::*;
 
 fn in_the_us() -> Sanitiser {
-    Sanitiser {
-        default_region: Some("US".to_owned()),
-        ..Sanitiser::default()
-    }
+    Sanitiser { default_region: Some("US".to_owned()), ..Sanitiser::default() }
 }
 
 fn read(fields: Value) -> Result<Arrival, ArrivalError> {
@@ -72,23 +69,12 @@ fn what_we_do_not_know_is_kept_as_it_came_and_in_order() {
 #[test]
 fn a_wrong_phone_number_does_not_cost_us_the_lead() {
     for (fields, attributes) in [
-        (
-            json!({"phone": "ask my secretary"}),
-            json!({"phone": "ask my secretary"}),
-        ),
-        (
-            json!({"phoneNumber": "415 555 2671 ext. 12"}),
-            json!({"phone": "415 555 2671 ext. 12"}),
-        ),
-        (
-            json!({"phoneNumber": "n/a", "phone": "none"}),
-            json!({"phone": "none", "phoneNumber": "n/a"}),
-        ),
+        (json!({"phone": "ask my secretary"}), json!({"phone": "ask my secretary"})),
+        (json!({"phoneNumber": "415 555 2671 ext. 12"}), json!({"phone": "415 555 2671 ext. 12"})),
+        (json!({"phoneNumber": "n/a", "phone": "none"}), json!({"phone": "none", "phoneNumber": "n/a"})),
     ] {
         let mut lead = json!({"email": "a@example.com"});
-        lead.as_object_mut()
-            .unwrap()
-            .extend(fields.as_object().unwrap().clone());
+        lead.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         let profile = read(lead).unwrap().profile;
         assert_eq!((profile.phone, Value::Object(profile.attributes)), (None, attributes));
     }
@@ -96,12 +82,8 @@ fn a_wrong_phone_number_does_not_cost_us_the_lead() {
 
 #[test]
 fn without_a_region_a_national_number_stays_as_it_came() {
-    let read = |phone: &str| {
-        Sanitiser::default()
-            .read(json!({"email": "a@example.com", "phone": phone}))
-            .unwrap()
-            .profile
-    };
+    let read =
+        |phone: &str| Sanitiser::default().read(json!({"email": "a@example.com", "phone": phone})).unwrap().profile;
     assert_eq!(read("+1 415 555 2671").phone.as_deref(), Some("+14155552671"));
     assert_eq!(read("415 555 2671").attributes["phone"], "415 555 2671");
 }
@@ -127,11 +109,7 @@ fn of_two_names_for_one_field_the_first_counts() {
 fn a_refused_lead_is_told_why_and_where() {
     let nested = |depth: usize| (0..depth).fold(json!(1), |inner, _| json!({ "a": inner }));
     for (fields, code, sentence) in [
-        (
-            json!([]),
-            "not_an_object",
-            "not a JSON object, such as {\"email\": \"jane@example.com\"}",
-        ),
+        (json!([]), "not_an_object", "not a JSON object, such as {\"email\": \"jane@example.com\"}"),
         (json!({"firstName": "Jane"}), "missing_email", "no email"),
         (json!({"email": null}), "missing_email", "no email"),
         (json!({"email": "  "}), "missing_email", "no email"),
@@ -160,82 +138,23 @@ fn a_refused_lead_is_told_why_and_where() {
             "control_characters",
             "firstName: holds control characters",
         ),
-        (
-            json!({"lastName": "D\0e"}),
-            "control_characters",
-            "lastName: holds control characters",
-        ),
-        (
-            json!({"phone": "+1\u{7}"}),
-            "control_characters",
-            "phone: holds control characters",
-        ),
-        (
-            json!({"utm": {"source": ["ok", "n\0"]}}),
-            "control_characters",
-            "utm.source[1]: holds control characters",
-        ),
-        (
-            json!({"note": "a\rb"}),
-            "control_characters",
-            "note: holds control characters",
-        ),
-        (
-            json!({"a\nb": 1}),
-            "control_characters",
-            "a\u{fffd}b: holds control characters",
-        ),
-        (
-            json!({"a": {"\u{1b}[2J": 1}}),
-            "control_characters",
-            "a.\u{fffd}[2J: holds control characters",
-        ),
-        (
-            json!({"firstName": "a".repeat(101)}),
-            "too_long",
-            "firstName: longer than 100 characters",
-        ),
-        (
-            json!({"note": "a".repeat(1025)}),
-            "too_long",
-            "note: longer than 1024 characters",
-        ),
-        (
-            json!({"phone": "1".repeat(1025)}),
-            "too_long",
-            "phone: longer than 1024 characters",
-        ),
-        (
-            json!({"a": {"k".repeat(65): 1}}),
-            "too_long",
-            &format!("a.{}: longer than 64 characters", "k".repeat(65)),
-        ),
-        (
-            json!({"deep": nested(5)}),
-            "too_deep",
-            "deep.a.a.a.a: nested deeper than 4",
-        ),
-        (
-            json!({"list": [[[[[]]]]]}),
-            "too_deep",
-            "list[0][0][0][0]: nested deeper than 4",
-        ),
-        (
-            json!({"list": vec!["a".repeat(1000); 17]}),
-            "too_large",
-            "the attributes are larger than 16384 bytes",
-        ),
-        (
-            (0..65).map(|i| (i.to_string(), json!(i))).collect(),
-            "too_many_fields",
-            "more than 64 fields",
-        ),
+        (json!({"lastName": "D\0e"}), "control_characters", "lastName: holds control characters"),
+        (json!({"phone": "+1\u{7}"}), "control_characters", "phone: holds control characters"),
+        (json!({"utm": {"source": ["ok", "n\0"]}}), "control_characters", "utm.source[1]: holds control characters"),
+        (json!({"note": "a\rb"}), "control_characters", "note: holds control characters"),
+        (json!({"a\nb": 1}), "control_characters", "a\u{fffd}b: holds control characters"),
+        (json!({"a": {"\u{1b}[2J": 1}}), "control_characters", "a.\u{fffd}[2J: holds control characters"),
+        (json!({"firstName": "a".repeat(101)}), "too_long", "firstName: longer than 100 characters"),
+        (json!({"note": "a".repeat(1025)}), "too_long", "note: longer than 1024 characters"),
+        (json!({"phone": "1".repeat(1025)}), "too_long", "phone: longer than 1024 characters"),
+        (json!({"a": {"k".repeat(65): 1}}), "too_long", &format!("a.{}: longer than 64 characters", "k".repeat(65))),
+        (json!({"deep": nested(5)}), "too_deep", "deep.a.a.a.a: nested deeper than 4"),
+        (json!({"list": [[[[[]]]]]}), "too_deep", "list[0][0][0][0]: nested deeper than 4"),
+        (json!({"list": vec!["a".repeat(1000); 17]}), "too_large", "the attributes are larger than 16384 bytes"),
+        ((0..65).map(|i| (i.to_string(), json!(i))).collect(), "too_many_fields", "more than 64 fields"),
     ] {
         let mut lead = fields;
-        if let (Some(lead), false) = (
-            lead.as_object_mut(),
-            code == "missing_email" || code == "too_many_fields",
-        ) {
+        if let (Some(lead), false) = (lead.as_object_mut(), code == "missing_email" || code == "too_many_fields") {
             lead.entry("email").or_insert(json!("jane@example.com"));
         }
         let error = read(lead.clone()).unwrap_err();
@@ -258,22 +177,10 @@ fn json_that_is_none_is_told_where() {
     let error = in_the_us().read_json(b"{\"email\": \"a@example.com\",}").unwrap_err();
     assert_eq!(error.code(), "not_json");
     assert!(error.to_string().contains("line 1 column 27"), "{error}");
-    for bytes in [
-        &b""[..],
-        b"email=a@example.com",
-        b"\xff",
-        "[".repeat(100_000).as_bytes(),
-    ] {
+    for bytes in [&b""[..], b"email=a@example.com", b"\xff", "[".repeat(100_000).as_bytes()] {
         assert_eq!(in_the_us().read_json(bytes).unwrap_err().code(), "not_json");
     }
-    assert_eq!(
-        in_the_us()
-            .read_json(b"{\"email\": \"A@example.com\"}")
-            .unwrap()
-            .address
-            .as_str(),
-        "a@example.com"
-    );
+    assert_eq!(in_the_us().read_json(b"{\"email\": \"A@example.com\"}").unwrap().address.as_str(), "a@example.com");
 }
 
 #[test]
@@ -319,18 +226,13 @@ mod a_second_arrival {
         let mut ours = Profile::default();
         for arrival in 0..4 {
             let attributes = (0..64).map(|i| (format!("{arrival}-{i}"), json!(i))).collect();
-            ours.merge(Profile {
-                attributes,
-                ..Profile::default()
-            });
+            ours.merge(Profile { attributes, ..Profile::default() });
         }
         assert_eq!(ours.attributes.len(), 128);
         assert!(!ours.merge(profile(json!({"attributes": {"one-more": 1}}))));
         assert!(ours.merge(profile(json!({"attributes": {"0-0": "still updated"}}))));
         for i in 0..128 {
-            ours.merge(profile(
-                json!({"attributes": {format!("{}-{}", i / 64, i % 64): vec!["a".repeat(1000); 15]}}),
-            ));
+            ours.merge(profile(json!({"attributes": {format!("{}-{}", i / 64, i % 64): vec!["a".repeat(1000); 15]}})));
         }
         let bytes = serde_json::to_vec(&ours).unwrap().len();
         assert!((100_000..140_000).contains(&bytes), "{bytes}");

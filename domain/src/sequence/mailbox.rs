@@ -28,9 +28,8 @@ pub(super) fn parse_mailbox(text: &str) -> Result<(Option<String>, Address), Str
 /// The mailbox as a header takes it: the name in quotes where it must be, so that a comma in it starts no second address.
 pub(super) fn write_mailbox(name: Option<&str>, address: &Address) -> String {
     let Some(name) = name else { return address.to_string() };
-    let is_phrase = name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || !c.is_ascii() || " !#$%&'*+-/=?^_`{|}~".contains(c));
+    let is_phrase =
+        name.chars().all(|c| c.is_ascii_alphanumeric() || !c.is_ascii() || " !#$%&'*+-/=?^_`{|}~".contains(c));
     if is_phrase {
         format!("{name} <{address}>")
     } else {
@@ -71,43 +70,19 @@ mod tests {
             (" <Hello@Acme.example> ", None, "hello@acme.example"),
             ("\"\" <hello@acme.example>", None, "hello@acme.example"),
             ("Acme <hello@acme.example>", Some("Acme"), "Acme <hello@acme.example>"),
-            (
-                "Jane from Acme<hello@acme.example>",
-                Some("Jane from Acme"),
-                "Jane from Acme <hello@acme.example>",
-            ),
-            (
-                "Zoë & Søn <hello@acme.example>",
-                Some("Zoë & Søn"),
-                "Zoë & Søn <hello@acme.example>",
-            ),
-            (
-                "Acme, Inc. <hello@acme.example>",
-                Some("Acme, Inc."),
-                "\"Acme, Inc.\" <hello@acme.example>",
-            ),
-            (
-                "\"Acme, Inc.\" <hello@acme.example>",
-                Some("Acme, Inc."),
-                "\"Acme, Inc.\" <hello@acme.example>",
-            ),
+            ("Jane from Acme<hello@acme.example>", Some("Jane from Acme"), "Jane from Acme <hello@acme.example>"),
+            ("Zoë & Søn <hello@acme.example>", Some("Zoë & Søn"), "Zoë & Søn <hello@acme.example>"),
+            ("Acme, Inc. <hello@acme.example>", Some("Acme, Inc."), "\"Acme, Inc.\" <hello@acme.example>"),
+            ("\"Acme, Inc.\" <hello@acme.example>", Some("Acme, Inc."), "\"Acme, Inc.\" <hello@acme.example>"),
             (
                 r#""The \"Best\" \\ Co" <hello@acme.example>"#,
                 Some(r#"The "Best" \ Co"#),
                 r#""The \"Best\" \\ Co" <hello@acme.example>"#,
             ),
-            (
-                r#""a <b> c" <hello@acme.example>"#,
-                Some("a <b> c"),
-                r#""a <b> c" <hello@acme.example>"#,
-            ),
+            (r#""a <b> c" <hello@acme.example>"#, Some("a <b> c"), r#""a <b> c" <hello@acme.example>"#),
         ] {
             let (split, address) = split_mailbox(written).unwrap();
-            assert_eq!(
-                (split.as_deref(), address.as_str()),
-                (name, "hello@acme.example"),
-                "{written}"
-            );
+            assert_eq!((split.as_deref(), address.as_str()), (name, "hello@acme.example"), "{written}");
             assert_eq!(write_mailbox(name, &address), header);
         }
     }

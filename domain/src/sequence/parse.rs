@@ -26,11 +26,7 @@ pub fn parse_sequence(
     toml: &str,
     mut template: impl FnMut(&str) -> Option<Template>,
 ) -> Result<Sequence, Vec<SequenceError>> {
-    let mut reader = Reader {
-        faults: Vec::new(),
-        lookup: &mut template,
-        templates: BTreeMap::new(),
-    };
+    let mut reader = Reader { faults: Vec::new(), lookup: &mut template, templates: BTreeMap::new() };
     let sequence = match DeTable::parse(toml) {
         Ok(document) => reader.sequence(document.get_ref()),
         Err(error) => {
@@ -75,11 +71,7 @@ struct Table<'t> {
 
 impl Table<'_> {
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 }
 
@@ -91,11 +83,7 @@ impl<'t> Table<'t> {
 
 impl<'t> Node<'t> {
     fn of(value: &'t Spanned<DeValue<'t>>, path: String) -> Self {
-        Self {
-            value: value.get_ref(),
-            path,
-            at: value.span().start,
-        }
+        Self { value: value.get_ref(), path, at: value.span().start }
     }
 }
 
@@ -105,37 +93,17 @@ impl Reader<'_> {
         let table = self.known(document, String::new(), 0, &keys);
 
         // All are read before any is needed: each may have faults of its own.
-        let name = self
-            .required(&table, "name", "name = \"new_lead_nurture\"")
-            .and_then(|node| self.name(&node));
-        let version = self
-            .required(&table, "version", "version = 1")
-            .and_then(|node| self.version(&node));
+        let name = self.required(&table, "name", "name = \"new_lead_nurture\"").and_then(|node| self.name(&node));
+        let version = self.required(&table, "version", "version = 1").and_then(|node| self.version(&node));
         let from = self.required(&table, "from", "from = \"Acme <hello@acme.example>\"");
         let from = from.and_then(|node| self.mailbox(&node));
         let reply_to = table.get("reply_to").and_then(|node| self.mailbox(&node));
-        let reentry = table
-            .get("reentry")
-            .and_then(|node| self.reentry(&node))
-            .unwrap_or_default();
-        let steps = self
-            .required(&table, "steps", "[[steps]]")
-            .and_then(|node| self.steps(&node));
+        let reentry = table.get("reentry").and_then(|node| self.reentry(&node)).unwrap_or_default();
+        let steps = self.required(&table, "steps", "[[steps]]").and_then(|node| self.steps(&node));
 
         let templates = std::mem::take(&mut self.templates);
-        let templates = templates
-            .into_iter()
-            .filter_map(|(name, template)| Some((name, template?)))
-            .collect();
-        Some(Sequence {
-            name: name?,
-            version: version?,
-            from: from?,
-            reply_to,
-            reentry,
-            steps: steps?,
-            templates,
-        })
+        let templates = templates.into_iter().filter_map(|(name, template)| Some((name, template?))).collect();
+        Some(Sequence { name: name?, version: version?, from: from?, reply_to, reentry, steps: steps?, templates })
     }
 
     fn steps(&mut self, node: &Node<'_>) -> Option<Vec<Step>> {
@@ -164,41 +132,23 @@ impl Reader<'_> {
         let id = self.required(&table, "id", "id = \"welcome\"").and_then(|id_node| {
             let id = self.name(&id_node)?;
             match seen.insert(id.clone(), node.path.clone()) {
-                Some(other) => self.fault(
-                    id_node.at,
-                    &id_node.path,
-                    format!("`{id}` is the id of {other} already"),
-                ),
+                Some(other) => self.fault(id_node.at, &id_node.path, format!("`{id}` is the id of {other} already")),
                 None => Some(id),
             }
         });
         let after = table.get("after").map_or(Some(Duration::ZERO), |node| self.wait(&node));
-        let send = self.required(
-            &table,
-            "send",
-            "send = { subject = \"Welcome\", template = \"welcome\" }",
-        );
+        let send = self.required(&table, "send", "send = { subject = \"Welcome\", template = \"welcome\" }");
         let send = send.and_then(|node| self.send(&node));
-        Some(Step {
-            id: id?,
-            after: after?,
-            send: send?,
-        })
+        Some(Step { id: id?, after: after?, send: send? })
     }
 
     fn send(&mut self, node: &Node<'_>) -> Option<Send> {
         let what = "{ subject = \"Welcome\", template = \"welcome\" }";
         let table = self.table(node, what, &["subject", "template"])?;
-        let subject = self
-            .required(&table, "subject", "subject = \"Welcome\"")
-            .and_then(|node| self.subject(&node));
-        let template = self
-            .required(&table, "template", "template = \"welcome\"")
-            .and_then(|node| self.template(&node));
-        Some(Send {
-            subject: subject?,
-            template: template?,
-        })
+        let subject = self.required(&table, "subject", "subject = \"Welcome\"").and_then(|node| self.subject(&node));
+        let template =
+            self.required(&table, "template", "template = \"welcome\"").and_then(|node| self.template(&node));
+        Some(Send { subject: subject?, template: template? })
     }
 
     fn subject(&mut self, node: &Node<'_>) -> Option<String> {
@@ -207,11 +157,7 @@ impl Reader<'_> {
             return self.fault(node.at, &node.path, "empty; an email needs a subject");
         }
         if text.contains(char::is_control) {
-            return self.fault(
-                node.at,
-                &node.path,
-                "holds a line end or another control character; write one line",
-            );
+            return self.fault(node.at, &node.path, "holds a line end or another control character; write one line");
         }
         Some(text.to_owned())
     }
@@ -248,10 +194,7 @@ impl Reader<'_> {
         match parse_duration(text) {
             Ok(wait) if wait <= MAX_WAIT => Some(wait),
             Ok(_) => {
-                let message = format!(
-                    "`{}` is over five years; write at most \"{MAX_WAIT_DAYS}d\"",
-                    excerpt(text)
-                );
+                let message = format!("`{}` is over five years; write at most \"{MAX_WAIT_DAYS}d\"", excerpt(text));
                 self.fault(node.at, &node.path, message)
             }
             Err(message) => self.fault(node.at, &node.path, message),
@@ -282,10 +225,7 @@ impl Reader<'_> {
     fn name(&mut self, node: &Node<'_>) -> Option<String> {
         let text = self.text(node)?;
         if !is_name(text) {
-            let message = format!(
-                "`{}`: a name has 1 to 64 of the characters a-z, 0-9, _ and -",
-                excerpt(text)
-            );
+            let message = format!("`{}`: a name has 1 to 64 of the characters a-z, 0-9, _ and -", excerpt(text));
             return self.fault(node.at, &node.path, message);
         }
         Some(text.to_owned())
@@ -320,9 +260,7 @@ impl Reader<'_> {
     }
 
     fn required<'t>(&mut self, table: &Table<'t>, key: &str, example: &str) -> Option<Node<'t>> {
-        table
-            .get(key)
-            .or_else(|| self.fault(table.at, table.path_of(key), format!("missing; write {example}")))
+        table.get(key).or_else(|| self.fault(table.at, table.path_of(key), format!("missing; write {example}")))
     }
 
     fn wrong_type<T>(&mut self, node: &Node<'_>, what: &str) -> Option<T> {
@@ -332,23 +270,15 @@ impl Reader<'_> {
 
     /// Always none, for the caller to hand on.
     fn fault<T>(&mut self, at: usize, field: impl Into<String>, message: impl Into<String>) -> Option<T> {
-        self.faults.push(Fault {
-            at,
-            field: field.into(),
-            message: message.into(),
-        });
+        self.faults.push(Fault { at, field: field.into(), message: message.into() });
         None
     }
 
     fn into_errors(mut self, file: &str, toml: &str) -> Vec<SequenceError> {
         self.faults.sort_by_key(|fault| fault.at);
         let line = |at: usize| 1 + toml.bytes().take(at).filter(|&byte| byte == b'\n').count();
-        let error = |Fault { at, field, message }| SequenceError {
-            file: file.to_owned(),
-            line: line(at),
-            field,
-            message,
-        };
+        let error =
+            |Fault { at, field, message }| SequenceError { file: file.to_owned(), line: line(at), field, message };
         self.faults.into_iter().map(error).collect()
     }
 }

@@ -23,14 +23,8 @@ const DAY: Duration = Duration::from_hours(24);
 /// A folder with `welcome.html` and `first-tips.txt`.
 fn folder(name: &str) -> Option<Template> {
     match name {
-        "welcome" => Some(Template {
-            html: Some("<p>Hello</p>".to_owned()),
-            text: None,
-        }),
-        "first-tips" => Some(Template {
-            html: None,
-            text: Some("One, two, three".to_owned()),
-        }),
+        "welcome" => Some(Template { html: Some("<p>Hello</p>".to_owned()), text: None }),
+        "first-tips" => Some(Template { html: None, text: Some("One, two, three".to_owned()) }),
         _ => None,
     }
 }
@@ -52,10 +46,7 @@ fn a_sequence_as_marketing_writes_it() {
     let step = |id: &str, after, subject: &str| Step {
         id: id.to_owned(),
         after,
-        send: Send {
-            subject: subject.to_owned(),
-            template: id.to_owned(),
-        },
+        send: Send { subject: subject.to_owned(), template: id.to_owned() },
     };
     let template = |name: &str| (name.to_owned(), folder(name).unwrap());
     assert_eq!(
@@ -88,23 +79,14 @@ fn other_ways_to_write_it() {
         "send = { subject = \"Three tips\", template = \"first-tips\" }",
         "[steps.send]\nsubject = \"Three tips\"\ntemplate = \"first-tips\"",
     );
-    assert_eq!(
-        parse_sequence("x.toml", &nested, folder),
-        parse_sequence("x.toml", NURTURE, folder)
-    );
+    assert_eq!(parse_sequence("x.toml", &nested, folder), parse_sequence("x.toml", NURTURE, folder));
 
     // A comma in the name must not start a second address in the header.
     let comma = with("Acme <hello@acme.example>", "Acme, Inc. <Hello@Acme.example>");
-    assert_eq!(
-        parse_sequence("x.toml", &comma, folder).unwrap().from,
-        "\"Acme, Inc.\" <hello@acme.example>"
-    );
+    assert_eq!(parse_sequence("x.toml", &comma, folder).unwrap().from, "\"Acme, Inc.\" <hello@acme.example>");
 
     let longest = with("after = \"2d\"", "after = \"1826d\"");
-    assert_eq!(
-        parse_sequence("x.toml", &longest, folder).unwrap().steps[1].after,
-        1826 * DAY
-    );
+    assert_eq!(parse_sequence("x.toml", &longest, folder).unwrap().steps[1].after, 1826 * DAY);
 }
 
 #[test]
@@ -130,52 +112,20 @@ fn a_fault_is_told_with_its_place_and_what_would_be_right() {
             "version = 1\n\"a\\nb\" = 1",
             "x.toml:3: a\u{fffd}b: unknown key `a\u{fffd}b`, expected one of: name, version, from, reply_to, reentry, steps",
         ),
-        (
-            "name = \"new_lead_nurture\"\n",
-            "",
-            "x.toml:1: name: missing; write name = \"new_lead_nurture\"",
-        ),
+        ("name = \"new_lead_nurture\"\n", "", "x.toml:1: name: missing; write name = \"new_lead_nurture\""),
         ("version = 1\n", "", "x.toml:1: version: missing; write version = 1"),
-        (
-            "id = \"first-tips\"\n",
-            "",
-            "x.toml:11: steps[1].id: missing; write id = \"welcome\"",
-        ),
-        (
-            "subject = \"Three tips\", ",
-            "",
-            "x.toml:14: steps[1].send.subject: missing; write subject = \"Welcome\"",
-        ),
+        ("id = \"first-tips\"\n", "", "x.toml:11: steps[1].id: missing; write id = \"welcome\""),
+        ("subject = \"Three tips\", ", "", "x.toml:14: steps[1].send.subject: missing; write subject = \"Welcome\""),
         (
             "new_lead_nurture",
             "New Lead",
             "x.toml:1: name: `New Lead`: a name has 1 to 64 of the characters a-z, 0-9, _ and -",
         ),
-        (
-            "name = \"new_lead_nurture\"",
-            "name = 7",
-            "x.toml:1: name: expected a text in quotes, found a whole number",
-        ),
-        (
-            "version = 1",
-            "version = 0",
-            "x.toml:2: version: 0: versions go from 1 to 4294967295",
-        ),
-        (
-            "version = 1",
-            "version = -1",
-            "x.toml:2: version: -1: versions go from 1 to 4294967295",
-        ),
-        (
-            "version = 1",
-            "version = 4_294_967_296",
-            "x.toml:2: version: 4294967296: versions go from 1 to 4294967295",
-        ),
-        (
-            "version = 1",
-            "version = \"1\"",
-            "x.toml:2: version: expected a whole number, such as 1, found a text",
-        ),
+        ("name = \"new_lead_nurture\"", "name = 7", "x.toml:1: name: expected a text in quotes, found a whole number"),
+        ("version = 1", "version = 0", "x.toml:2: version: 0: versions go from 1 to 4294967295"),
+        ("version = 1", "version = -1", "x.toml:2: version: -1: versions go from 1 to 4294967295"),
+        ("version = 1", "version = 4_294_967_296", "x.toml:2: version: 4294967296: versions go from 1 to 4294967295"),
+        ("version = 1", "version = \"1\"", "x.toml:2: version: expected a whole number, such as 1, found a text"),
         (
             "Acme <hello@acme.example>",
             "Acme <hello@acme>",
@@ -198,36 +148,20 @@ fn a_fault_is_told_with_its_place_and_what_would_be_right() {
             "true",
             "x.toml:5: reentry: expected \"ignore\", \"restart\" or { after = \"90d\" }, found true or false",
         ),
-        (
-            "{ after = \"90d\" }",
-            "{}",
-            "x.toml:5: reentry.after: missing; write after = \"90d\"",
-        ),
+        ("{ after = \"90d\" }", "{}", "x.toml:5: reentry.after: missing; write after = \"90d\""),
         (
             "\"2d\"",
             "\"two days\"",
             "x.toml:13: steps[1].after: `two days` is not a duration; write a number and a unit, such as \"30s\", \"15m\", \"12h\" or \"2d\"",
         ),
-        (
-            "\"2d\"",
-            "2",
-            "x.toml:13: steps[1].after: expected a text in quotes, found a whole number",
-        ),
-        (
-            "\"2d\"",
-            "\"1827d\"",
-            "x.toml:13: steps[1].after: `1827d` is over five years; write at most \"1826d\"",
-        ),
+        ("\"2d\"", "2", "x.toml:13: steps[1].after: expected a text in quotes, found a whole number"),
+        ("\"2d\"", "\"1827d\"", "x.toml:13: steps[1].after: `1827d` is over five years; write at most \"1826d\""),
         (
             "\"first-tips\"\nafter",
             "\"welcome\"\nafter",
             "x.toml:12: steps[1].id: `welcome` is the id of steps[0] already",
         ),
-        (
-            "\"Three tips\"",
-            "\" \"",
-            "x.toml:14: steps[1].send.subject: empty; an email needs a subject",
-        ),
+        ("\"Three tips\"", "\" \"", "x.toml:14: steps[1].send.subject: empty; an email needs a subject"),
         (
             "\"Three tips\"",
             "\"Three\\r\\nBcc: tips\"",
@@ -243,16 +177,8 @@ fn a_fault_is_told_with_its_place_and_what_would_be_right() {
             "template = \"../first-tips\"",
             "x.toml:14: steps[1].send.template: `../first-tips`: a name has 1 to 64 of the characters a-z, 0-9, _ and -",
         ),
-        (
-            "version = 1",
-            "version = ",
-            "x.toml:2: TOML: string values must be quoted, expected literal string",
-        ),
-        (
-            "version = 1",
-            "version = 1\nversion = 2",
-            "x.toml:3: TOML: duplicate key",
-        ),
+        ("version = 1", "version = ", "x.toml:2: TOML: string values must be quoted, expected literal string"),
+        ("version = 1", "version = 1\nversion = 2", "x.toml:3: TOML: duplicate key"),
     ] {
         assert_eq!(faults(&with(line, instead)), [fault]);
     }
@@ -263,18 +189,9 @@ fn a_sequence_has_steps() {
     let head = &NURTURE[..NURTURE.find("[[steps]]").unwrap()];
     for (steps, fault) in [
         ("", "x.toml:1: steps: missing; write [[steps]]"),
-        (
-            "steps = []",
-            "x.toml:7: steps: a sequence has at least one step; write [[steps]]",
-        ),
-        (
-            "steps = [1]",
-            "x.toml:7: steps[0]: expected a table, found a whole number",
-        ),
-        (
-            "[steps]\nid = \"welcome\"",
-            "x.toml:7: steps: expected [[steps]] in double brackets, found a table",
-        ),
+        ("steps = []", "x.toml:7: steps: a sequence has at least one step; write [[steps]]"),
+        ("steps = [1]", "x.toml:7: steps[0]: expected a table, found a whole number"),
+        ("[steps]\nid = \"welcome\"", "x.toml:7: steps: expected [[steps]] in double brackets, found a table"),
     ] {
         assert_eq!(faults(&format!("{head}{steps}")), [fault]);
     }
@@ -282,20 +199,9 @@ fn a_sequence_has_steps() {
         let step = |i| format!("[[steps]]\nid = \"s{i}\"\nsend = {{ subject = \"s\", template = \"welcome\" }}\n");
         (0..count).map(step).collect::<String>()
     };
-    assert_eq!(
-        parse_sequence("x.toml", &format!("{head}{}", steps(1000)), folder)
-            .unwrap()
-            .steps
-            .len(),
-        1000
-    );
-    let [fault] = &faults(&format!("{head}{}", steps(1001)))[..] else {
-        panic!()
-    };
-    assert!(
-        fault.ends_with("steps: 1001 steps; a sequence has at most 1000"),
-        "{fault}"
-    );
+    assert_eq!(parse_sequence("x.toml", &format!("{head}{}", steps(1000)), folder).unwrap().steps.len(), 1000);
+    let [fault] = &faults(&format!("{head}{}", steps(1001)))[..] else { panic!() };
+    assert!(fault.ends_with("steps: 1001 steps; a sequence has at most 1000"), "{fault}");
 }
 
 #[test]
@@ -318,11 +224,8 @@ send = { subject = "", template = "none", text = "" }
 id = "welcome"
 send = "welcome"
 "#;
-    let places: Vec<_> = parse_sequence("x.toml", toml, folder)
-        .unwrap_err()
-        .into_iter()
-        .map(|e| (e.line, e.field))
-        .collect();
+    let places: Vec<_> =
+        parse_sequence("x.toml", toml, folder).unwrap_err().into_iter().map(|e| (e.line, e.field)).collect();
     let places: Vec<_> = places.iter().map(|(line, field)| (*line, field.as_str())).collect();
     assert_eq!(
         places,

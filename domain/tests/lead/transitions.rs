@@ -9,11 +9,7 @@ fn reason(text: &str) -> String {
 }
 
 fn answered(number: u32) -> StepEvent {
-    StepEvent::Answered {
-        send_key: "none".to_owned(),
-        attempt: number,
-        outcome: accepted(),
-    }
+    StepEvent::Answered { send_key: "none".to_owned(), attempt: number, outcome: accepted() }
 }
 
 #[test]
@@ -22,10 +18,7 @@ fn a_new_lead_waits_for_its_first_email_and_has_a_timer_for_it() {
     let decided = world.arrive().unwrap();
     assert_eq!(world.lead.as_ref().unwrap().status(), LeadStatus::New);
     assert_eq!(timer(&decided), Some((START, 1)));
-    assert_eq!(
-        decided.journal.iter().map(|entry| entry.event).collect::<Vec<_>>(),
-        [What::Enrolled]
-    );
+    assert_eq!(decided.journal.iter().map(|entry| entry.event).collect::<Vec<_>>(), [What::Enrolled]);
 }
 
 #[test]
@@ -35,10 +28,7 @@ fn a_lead_walks_through_its_sequence_at_the_pace_of_its_actual_sends() {
         // A late start: an outage of five hours.
         world.now = world.now.plus(Duration::from_secs(5 * 3_600));
         let decided = world.begin().unwrap();
-        assert!(
-            matches!(&decided.effects[..], [Effect::Send(attempt)] if attempt.number == 1),
-            "{decided:?}"
-        );
+        assert!(matches!(&decided.effects[..], [Effect::Send(attempt)] if attempt.number == 1), "{decided:?}");
         let decided = world.answer(accepted()).unwrap();
         assert_eq!(timer(&decided).unwrap().0, world.now.plus(delay), "after step {step}");
         assert_eq!(world.lead.as_ref().unwrap().status(), LeadStatus::Active);
@@ -99,9 +89,7 @@ fn every_state_answers_every_step_event() {
         let mut world = World::enrolled(Reentry::Ignore);
         prepare(&mut world);
         let before = world.lead.clone();
-        let got = world
-            .step(event.clone())
-            .map(|decided| decided.lead.enrolments[0].state.name());
+        let got = world.step(event.clone()).map(|decided| decided.lead.enrolments[0].state.name());
         assert_eq!(got, expected, "{name}, {event:?}");
         if got.is_err() {
             assert_eq!(world.lead, before, "{name}, {event:?}: a refusal changes nothing");
@@ -116,42 +104,12 @@ fn every_outcome_settles_an_attempt_and_the_one_in_doubt_alike() {
     let at = |time: Timestamp| Some(time);
     let table = [
         (accepted(), "WAITING", at(START.plus(2 * DAY))),
-        (
-            Outcome::RateLimited { until: Some(until) },
-            "WAITING",
-            at(until.plus(first / 2)),
-        ),
-        (
-            Outcome::RateLimited { until: None },
-            "WAITING",
-            at(START.plus(first / 2)),
-        ),
-        (
-            Outcome::Transient { reason: reason("503") },
-            "WAITING",
-            at(START.plus(first / 2)),
-        ),
-        (
-            Outcome::Misconfigured {
-                reason: reason("key revoked"),
-            },
-            "WAITING",
-            at(START.plus(first / 2)),
-        ),
-        (
-            Outcome::Refused {
-                reason: reason("no such mailbox"),
-            },
-            "PARKED",
-            None,
-        ),
-        (
-            Outcome::Unknown {
-                reason: reason("timed out"),
-            },
-            "IN_DOUBT",
-            None,
-        ),
+        (Outcome::RateLimited { until: Some(until) }, "WAITING", at(until.plus(first / 2))),
+        (Outcome::RateLimited { until: None }, "WAITING", at(START.plus(first / 2))),
+        (Outcome::Transient { reason: reason("503") }, "WAITING", at(START.plus(first / 2))),
+        (Outcome::Misconfigured { reason: reason("key revoked") }, "WAITING", at(START.plus(first / 2))),
+        (Outcome::Refused { reason: reason("no such mailbox") }, "PARKED", None),
+        (Outcome::Unknown { reason: reason("timed out") }, "IN_DOUBT", None),
     ];
     for in_doubt in [false, true] {
         for (outcome, status, due) in table.clone() {
@@ -171,10 +129,7 @@ fn every_outcome_settles_an_attempt_and_the_one_in_doubt_alike() {
 fn a_step_that_keeps_failing_is_parked_and_a_rate_limit_never_counts() {
     let mut world = World::enrolled(Reentry::Ignore);
     for attempt in 1..=8 {
-        for outcome in [
-            Outcome::RateLimited { until: None },
-            Outcome::Transient { reason: reason("503") },
-        ] {
+        for outcome in [Outcome::RateLimited { until: None }, Outcome::Transient { reason: reason("503") }] {
             world.now = world.now.plus(DAY);
             world.begin().unwrap();
             world.answer(outcome).unwrap();
@@ -191,17 +146,13 @@ fn the_send_key_is_the_same_on_every_attempt_and_differs_between_steps_and_enrol
     for outcome in [Outcome::Transient { reason: reason("503") }, accepted(), accepted()] {
         world.now = world.now.plus(9 * DAY);
         let decided = world.begin().unwrap();
-        let Some(Effect::Send(attempt)) = decided.effects.first() else {
-            panic!("no send: {decided:?}")
-        };
+        let Some(Effect::Send(attempt)) = decided.effects.first() else { panic!("no send: {decided:?}") };
         keys.push(attempt.send_key.clone());
         world.answer(outcome).unwrap();
     }
     world.arrive().unwrap();
     let decided = world.begin().unwrap();
-    let Some(Effect::Send(attempt)) = decided.effects.first() else {
-        panic!("no send: {decided:?}")
-    };
+    let Some(Effect::Send(attempt)) = decided.effects.first() else { panic!("no send: {decided:?}") };
     keys.push(attempt.send_key.clone());
     assert_eq!(keys[0], keys[1], "a retry");
     assert_ne!(keys[1], keys[2], "another step");
@@ -222,11 +173,7 @@ fn a_second_arrival_does_what_the_sequence_says() {
         world.arrive().unwrap();
         let lead = world.lead.as_ref().unwrap();
         assert_eq!(lead.enrolments.len(), enrolments, "{name}");
-        assert_eq!(
-            lead.profile.first_name.as_deref(),
-            Some("Jane 2"),
-            "{name}: the profile is merged"
-        );
+        assert_eq!(lead.profile.first_name.as_deref(), Some("Jane 2"), "{name}: the profile is merged");
     }
 }
 
@@ -261,21 +208,12 @@ fn a_restart_ends_the_open_attempt_and_its_late_answer_is_still_recorded() {
     let mut world = World::enrolled(Reentry::Restart);
     world.begin().unwrap();
     let first = world.lead.as_ref().unwrap().enrolments[0].clone();
-    let State::Sending { attempt, .. } = &first.state else {
-        panic!("{first:?}")
-    };
-    let late = StepEvent::Answered {
-        send_key: attempt.send_key.clone(),
-        attempt: 1,
-        outcome: accepted(),
-    };
+    let State::Sending { attempt, .. } = &first.state else { panic!("{first:?}") };
+    let late = StepEvent::Answered { send_key: attempt.send_key.clone(), attempt: 1, outcome: accepted() };
     world.arrive().unwrap();
     let decided = world.step_of(first.id(), late).unwrap();
     assert_eq!(decided.lead.enrolments[0].state.name(), "STOPPED");
-    assert!(
-        decided.journal.iter().any(|entry| entry.event == What::Sent),
-        "{decided:?}"
-    );
+    assert!(decided.journal.iter().any(|entry| entry.event == What::Sent), "{decided:?}");
 }
 
 #[test]

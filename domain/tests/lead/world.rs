@@ -13,10 +13,7 @@ pub fn sequence(reentry: Reentry) -> Sequence {
     let step = |id: &str, after| Step {
         id: id.to_owned(),
         after,
-        send: Send {
-            subject: id.to_owned(),
-            template: "text".to_owned(),
-        },
+        send: Send { subject: id.to_owned(), template: "text".to_owned() },
     };
     Sequence {
         name: "nurture".to_owned(),
@@ -24,19 +21,8 @@ pub fn sequence(reentry: Reentry) -> Sequence {
         from: "hello@acme.example".to_owned(),
         reply_to: None,
         reentry,
-        steps: vec![
-            step("welcome", Duration::ZERO),
-            step("tips", 2 * DAY),
-            step("case", 3 * DAY),
-        ],
-        templates: [(
-            "text".to_owned(),
-            Template {
-                html: None,
-                text: Some("Hello".to_owned()),
-            },
-        )]
-        .into(),
+        steps: vec![step("welcome", Duration::ZERO), step("tips", 2 * DAY), step("case", 3 * DAY)],
+        templates: [("text".to_owned(), Template { html: None, text: Some("Hello".to_owned()) })].into(),
     }
 }
 
@@ -50,13 +36,7 @@ pub struct World {
 
 impl World {
     pub fn new(reentry: Reentry) -> Self {
-        Self {
-            now: START,
-            random: 0.5,
-            sequence: sequence(reentry),
-            lead: None,
-            arrivals: 0,
-        }
+        Self { now: START, random: 0.5, sequence: sequence(reentry), lead: None, arrivals: 0 }
     }
 
     /// A world in which the lead has arrived.
@@ -67,11 +47,7 @@ impl World {
     }
 
     pub fn context(&self) -> Context {
-        Context {
-            now: self.now,
-            random: self.random,
-            retry: RetryPolicy::default(),
-        }
+        Context { now: self.now, random: self.random, retry: RetryPolicy::default() }
     }
 
     pub fn arrive(&mut self) -> Result<Transition, Refusal> {
@@ -86,10 +62,7 @@ impl World {
             lead_id: LeadIdKey::new("key").lead_id(&address),
             arrival: Arrival {
                 address,
-                profile: Profile {
-                    first_name: Some(format!("Jane {arrival}")),
-                    ..Profile::default()
-                },
+                profile: Profile { first_name: Some(format!("Jane {arrival}")), ..Profile::default() },
                 sequence: None,
             },
             id: ArrivalId::new(arrival, START),
@@ -111,11 +84,7 @@ impl World {
 
     pub fn step_of(&mut self, enrolment: EnrolmentId, event: StepEvent) -> Result<Transition, Refusal> {
         let sequence = self.sequence.clone();
-        self.apply(Event::Step {
-            enrolment,
-            sequence: &sequence,
-            event,
-        })
+        self.apply(Event::Step { enrolment, sequence: &sequence, event })
     }
 
     pub fn begin(&mut self) -> Result<Transition, Refusal> {
@@ -128,16 +97,10 @@ impl World {
             State::Sending { attempt, .. } | State::InDoubt { attempt, .. } => {
                 (attempt.send_key.clone(), attempt.number)
             }
-            State::Stopped {
-                attempt: Some(attempt), ..
-            } => (attempt.send_key.clone(), attempt.number),
+            State::Stopped { attempt: Some(attempt), .. } => (attempt.send_key.clone(), attempt.number),
             _ => ("none".to_owned(), 1),
         };
-        self.step(StepEvent::Answered {
-            send_key,
-            attempt,
-            outcome,
-        })
+        self.step(StepEvent::Answered { send_key, attempt, outcome })
     }
 
     pub fn apply(&mut self, event: Event<'_>) -> Result<Transition, Refusal> {
@@ -152,16 +115,11 @@ impl World {
 }
 
 pub fn begin() -> StepEvent {
-    StepEvent::Begin {
-        owner: "engine-1".to_owned(),
-        answer_within: Duration::from_secs(20),
-    }
+    StepEvent::Begin { owner: "engine-1".to_owned(), answer_within: Duration::from_secs(20) }
 }
 
 pub fn accepted() -> Outcome {
-    Outcome::Accepted {
-        message_id: "m-1".to_owned(),
-    }
+    Outcome::Accepted { message_id: "m-1".to_owned() }
 }
 
 pub fn timer(decided: &Transition) -> Option<(Timestamp, u64)> {

@@ -79,15 +79,14 @@ async fn run(options: &Options) -> Result<Report> {
     let variables = variables(options, &server, &provider)?;
     let binary = beside_us("dripline")?;
 
-    let applied = dripline_test_support::command(&binary, dir.path(), &["topology", "apply"], &variables).output().await?;
+    let applied =
+        dripline_test_support::command(&binary, dir.path(), &["topology", "apply"], &variables).output().await?;
     if !applied.status.success() {
         bail!("topology apply: {}", String::from_utf8_lossy(&applied.stderr));
     }
     let connections = dripline_nats::connect(&server.url(), &Login::None, "bench").await?;
-    let door = Arc::new(JetStreamFrontDoor::open(
-        connections.general.clone(),
-        Connections::jetstream(&connections.general),
-    ));
+    let door =
+        Arc::new(JetStreamFrontDoor::open(connections.general.clone(), Connections::jetstream(&connections.general)));
 
     let queueing = Instant::now();
     let (engine, started, queued_in) = if options.arrivals == 0 {
@@ -111,7 +110,9 @@ async fn run(options: &Options) -> Result<Report> {
     let engine_peak = engine.pid().and_then(peak_memory).unwrap_or(0);
     let server_peak = server.pid().and_then(peak_memory).unwrap_or(0);
     engine.stop().await?;
-    if let Ok(keep) = std::env::var("BENCH_LOG") { std::fs::copy(dir.path().join("dripline.log"), keep)?; }
+    if let Ok(keep) = std::env::var("BENCH_LOG") {
+        std::fs::copy(dir.path().join("dripline.log"), keep)?;
+    }
 
     let span_ms = summary.last_at.zip(summary.first_at).map_or(0, |(last, first)| last - first);
     let per_second = |count: usize, seconds: f64| if seconds > 0.0 { (ratio(count, seconds)).round() } else { 0.0 };
@@ -185,7 +186,8 @@ async fn submit(door: &Arc<JetStreamFrontDoor>, options: &Options, per_second: O
                     tokio::time::sleep_until(start + Duration::from_micros(number as u64 * 1_000_000 / rate)).await;
                 }
                 let payload = format!("{{\"email\":\"lead-{number}@example.com\",\"firstName\":\"Lead {number}\"}}");
-                let lead = Submission { source: None, payload: payload.into(), content_type: "application/json", id: None };
+                let lead =
+                    Submission { source: None, payload: payload.into(), content_type: "application/json", id: None };
                 door.submit(lead).await.context("a lead was not taken")
             }
         })

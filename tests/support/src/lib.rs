@@ -62,9 +62,9 @@ impl NatsServer {
             .context("nats-server does not start")?;
         self.child = Some(child);
         until("nats-server is ready", async || {
-            async_nats::connect(self.url()).await.is_ok_and(|client| {
-                client.connection_state() == async_nats::connection::State::Connected
-            })
+            async_nats::connect(self.url())
+                .await
+                .is_ok_and(|client| client.connection_state() == async_nats::connection::State::Connected)
         })
         .await
     }
@@ -87,7 +87,11 @@ impl NatsServer {
         command.env("XDG_CONFIG_HOME", self.dir.path()).env_remove("NATS_CONTEXT");
         let output = tokio::time::timeout(PATIENCE, command.output()).await.context("nats does not answer")??;
         if !output.status.success() {
-            bail!("nats failed: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "nats failed: {}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

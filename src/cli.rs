@@ -148,8 +148,7 @@ fn topology_apply(loaded: &Loaded, output: &Output) -> anyhow::Result<ExitCode> 
 }
 
 fn sequence_check(loaded: &Loaded, output: &Output) -> anyhow::Result<ExitCode> {
-    let mut report = check_sequences(loaded);
-    report.problems.extend(report.sequences.iter().flat_map(dripline_esp::check_sequence));
+    let report = check_sequences(loaded);
     if output.json {
         let sequences: Vec<_> = report
             .sequences

@@ -77,7 +77,7 @@ pub(crate) async fn run(mut loaded: Loaded) -> anyhow::Result<()> {
 /// The emails are what is to be seen; warnings and errors come through.
 fn quiet_by_default(loaded: &mut Loaded) {
     if loaded.config.log.level == "info" {
-        loaded.config.log.level = "warn".to_owned();
+        "warn".clone_into(&mut loaded.config.log.level);
     }
 }
 

@@ -169,10 +169,8 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esp: Arc<dyn Esp>
     let config = &loaded.config;
     let context = &Connections::jetstream(&connections.general);
     let report = check_sequences(loaded);
-    let mut problems = report.problems;
-    problems.extend(report.sequences.iter().flat_map(dripline_esp::check_sequence));
-    if !problems.is_empty() {
-        return Err(SequenceProblems(problems).into());
+    if !report.is_good() {
+        return Err(SequenceProblems(report.problems).into());
     }
     let selection = Selection {
         by_source: config.sequences.sources.clone().into_iter().collect(),

@@ -91,7 +91,7 @@ pub struct StartError(#[from] SpawnErr);
 
 /// Restarts of the tree's own actors within [`MELTDOWN_WINDOW`] before the engine gives up and says so.
 const MELTDOWN_RESTARTS: usize = 10;
-const MELTDOWN_WINDOW: Duration = Duration::from_secs(60);
+const MELTDOWN_WINDOW: Duration = Duration::from_mins(1);
 
 impl Engine {
     /// Starts the tree; it works when this returns.

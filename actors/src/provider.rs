@@ -13,7 +13,7 @@ use crate::ports::{Clock, Esp};
 use crate::slot::{NotRunning, Slot};
 
 /// After a `Misconfigured` answer one call is tried again so much later.
-const PROBE_EVERY: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_mins(1);
 
 /// Reaches the provider.
 #[derive(Clone)]

@@ -61,7 +61,7 @@ impl LeadIdKey {
     /// The id of this address: HMAC-SHA-256 (RFC 2104), cut to 128 bits.
     pub fn lead_id(&self, address: &Address) -> LeadId {
         // HMAC takes a key of any length, so the other arm is never reached.
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&Default::default()));
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
         mac.update(address.as_str().as_bytes());
         LeadId(format!("ld_{}", hex(&mac.finalize().into_bytes()[..16])))
     }
@@ -271,14 +271,10 @@ struct Document<'a> {
     suppressed: Option<Cow<'a, str>>,
     generation: u64,
     created_at: Timestamp,
-    #[serde(default, skip_serializing_if = "is_empty")]
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     attributes: Cow<'a, Map<String, Value>>,
     enrollments: Cow<'a, [Enrolment]>,
     history: Cow<'a, [Entry]>,
-}
-
-fn is_empty(attributes: &Cow<'_, Map<String, Value>>) -> bool {
-    attributes.is_empty()
 }
 
 impl Serialize for Lead {

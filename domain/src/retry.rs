@@ -14,7 +14,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { first: Duration::from_secs(30), longest: Duration::from_secs(6 * 3600), max_failures: 8 }
+        Self { first: Duration::from_secs(30), longest: Duration::from_hours(6), max_failures: 8 }
     }
 }
 

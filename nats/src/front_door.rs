@@ -70,9 +70,15 @@ async fn publish(
 ) {
     // One known message id refuses a whole batch, so leads that have one go by themselves when that happens.
     match publish_batch(client, leads.iter().map(message).collect()).await {
-        Ok(_) => replies.into_iter().for_each(|reply| answer(reply, Ok(()))),
+        Ok(_) => {
+            for reply in replies {
+                answer(reply, Ok(()));
+            }
+        }
         Err(error @ BatchError::Refused { .. }) if error.is_full() => {
-            replies.into_iter().for_each(|reply| answer(reply, Err(FrontDoorError::Full)));
+            for reply in replies {
+                answer(reply, Err(FrontDoorError::Full));
+            }
         }
         Err(BatchError::Refused { .. }) => {
             for (lead, reply) in leads.into_iter().zip(replies) {
@@ -81,7 +87,6 @@ async fn publish(
             }
         }
         Err(BatchError::Unanswered(error)) => {
-            tracing::error!(error = %error, leads = replies.len(), "leads could not be queued; their sources are told to try again");
             for reply in replies {
                 answer(reply, Err(FrontDoorError::Unavailable(error.to_string().into())));
             }

@@ -88,7 +88,7 @@ impl Acknowledge for Reply {
         match publish.as_mut().now_or_never() {
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                tracing::warn!(%error, "an answer could not be sent; the message will be delivered again")
+                tracing::warn!(%error, "an answer could not be sent; the message will be delivered again");
             }
             // The client's buffer is full. Without a runtime the process is ending, and redelivery settles it.
             None => {

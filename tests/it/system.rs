@@ -41,7 +41,7 @@ impl System {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let serving = tokio::spawn(async move { drop(dripline_stand_in::serve(listener, "test-key").await) });
+        let serving = tokio::spawn(async move { dripline_stand_in::serve(listener, "test-key").await });
         let provider = StandIn { url, serving };
         let server = NatsServer::start().await.unwrap();
         let gateway_port = free_port().unwrap();

@@ -66,7 +66,7 @@ enum Document {
     /// Not read yet, or no longer to be trusted.
     Unread,
     /// As of this revision.
-    Known(Option<Lead>, Revision),
+    Known(Option<Box<Lead>>, Revision),
 }
 
 /// What came of a decision.
@@ -345,7 +345,7 @@ impl LeadState {
                 event = ?entry.event, reason = entry.reason, "lead changed"
             );
         }
-        self.document = Document::Known(Some(lead), revision);
+        self.document = Document::Known(Some(Box::new(lead)), revision);
         Ok(effects)
     }
 
@@ -364,10 +364,10 @@ impl LeadState {
     async fn lead(&mut self) -> Result<Option<&Lead>, StoreError> {
         if matches!(self.document, Document::Unread) {
             let (lead, revision) = self.services.store.load(&self.key).await?;
-            self.document = Document::Known(lead, revision);
+            self.document = Document::Known(lead.map(Box::new), revision);
         }
         match &self.document {
-            Document::Known(lead, _) => Ok(lead.as_ref()),
+            Document::Known(lead, _) => Ok(lead.as_deref()),
             Document::Unread => Ok(None),
         }
     }

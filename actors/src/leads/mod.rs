@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// A failed lead is left alone so long after its first failure, twice as long after the second, and so on.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 /// A lead that has not failed for so long starts with a clean record.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
+const FORGIVEN_AFTER: Duration = Duration::from_mins(10);
 
 /// Limits of the lead supervisor.
 #[derive(Debug, Clone, Copy)]

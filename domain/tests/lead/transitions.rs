@@ -26,7 +26,7 @@ fn a_lead_walks_through_its_sequence_at_the_pace_of_its_actual_sends() {
     let mut world = World::enrolled(Reentry::Ignore);
     for (step, delay) in [(0, 2 * DAY), (1, 3 * DAY)] {
         // A late start: an outage of five hours.
-        world.now = world.now.plus(Duration::from_secs(5 * 3_600));
+        world.now = world.now.plus(Duration::from_hours(5));
         let decided = world.begin().unwrap();
         assert!(matches!(&decided.effects[..], [Effect::Send(attempt)] if attempt.number == 1), "{decided:?}");
         let decided = world.answer(accepted()).unwrap();
@@ -40,6 +40,9 @@ fn a_lead_walks_through_its_sequence_at_the_pace_of_its_actual_sends() {
     assert_eq!(world.lead.as_ref().unwrap().status(), LeadStatus::Completed);
     assert_eq!(timer(&decided), None);
 }
+
+/// The state's name, how to get there, the event, and the status it leads to.
+type Row = (&'static str, fn(&mut World), StepEvent, Result<&'static str, Refusal>);
 
 #[test]
 fn every_state_answers_every_step_event() {
@@ -59,7 +62,7 @@ fn every_state_answers_every_step_event() {
         }
     };
     let fail = || StepEvent::Fail(reason("why"));
-    let table: Vec<(&str, fn(&mut World), StepEvent, Result<&str, Refusal>)> = vec![
+    let table: Vec<Row> = vec![
         ("waiting", waiting, world::begin(), Ok("SENDING")),
         ("waiting", waiting, answered(1), Err(Refusal::NoSuchAttempt)),
         ("waiting", waiting, StepEvent::AnswerLost, Err(Refusal::NoSuchAttempt)),

@@ -6,7 +6,7 @@ use dripline_domain::{
     Refusal, RetryPolicy, Send, Sequence, State, Step, StepEvent, Template, Timestamp, Transition, transition,
 };
 
-pub const DAY: Duration = Duration::from_secs(86_400);
+pub const DAY: Duration = Duration::from_hours(24);
 pub const START: Timestamp = Timestamp::from_millis(1_678_886_400_000);
 
 pub fn sequence(reentry: Reentry) -> Sequence {

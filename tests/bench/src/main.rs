@@ -110,9 +110,6 @@ async fn run(options: &Options) -> Result<Report> {
     let engine_peak = engine.pid().and_then(peak_memory).unwrap_or(0);
     let server_peak = server.pid().and_then(peak_memory).unwrap_or(0);
     engine.stop().await?;
-    if let Ok(keep) = std::env::var("BENCH_LOG") {
-        std::fs::copy(dir.path().join("dripline.log"), keep)?;
-    }
 
     let span_ms = summary.last_at.zip(summary.first_at).map_or(0, |(last, first)| last - first);
     let per_second = |count: usize, seconds: f64| if seconds > 0.0 { (ratio(count, seconds)).round() } else { 0.0 };
@@ -209,7 +206,9 @@ fn lags(accepted: &[Accepted], every: u64) -> Vec<i64> {
         lags.extend(times.windows(2).map(|pair| i64::try_from(pair[1] - pair[0]).unwrap_or(i64::MAX)));
     }
     let every = i64::try_from(every * 1_000).unwrap_or(i64::MAX);
-    lags.iter_mut().for_each(|lag| *lag -= every);
+    for lag in &mut lags {
+        *lag -= every;
+    }
     lags.sort_unstable();
     lags
 }
@@ -258,7 +257,7 @@ impl StandIn {
             if summary.accepted > seen {
                 (seen, since) = (summary.accepted, Instant::now());
             }
-            if since.elapsed() > Duration::from_secs(60) || !engine.runs()? {
+            if since.elapsed() > Duration::from_mins(1) || !engine.runs()? {
                 let log = std::fs::read_to_string(dir.join("dripline.log")).unwrap_or_default();
                 let tail: Vec<_> = log.lines().rev().take(20).collect();
                 bail!("stuck at {seen} of {expected} emails, {} refused:\n{}", summary.refused, tail.join("\n"));

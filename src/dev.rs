@@ -266,6 +266,6 @@ fn find_nats_server() -> anyhow::Result<PathBuf> {
     let folders = std::iter::once(PathBuf::from(".tools/bin")).chain(std::env::split_paths(&path));
     folders.map(|folder| folder.join("nats-server")).find(|file| file.is_file()).context(
         "no nats-server was found in .tools/bin or on the PATH: `make run` gets one, \
-         or install version 2.12 or newer (2.15 is what dripline is tested with)",
+         or install version 2.15 or newer",
     )
 }

@@ -186,7 +186,10 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esp: Arc<dyn Esp>
         clock: Arc::new(SystemClock),
         store: Arc::new(JetStreamLeadStore::new(leads.clone(), connections.commits.clone())),
         timers: Arc::new(JetStreamTimers::new(timers_context, timers.clone())),
-        suppressions: Arc::new(JetStreamSuppressions::watch(stream(context, topology::SUPPRESSIONS_BUCKET).await?)),
+        suppressions: Arc::new(JetStreamSuppressions::watch(
+            connections,
+            stream(context, topology::SUPPRESSIONS_BUCKET).await?,
+        )),
         sequences: Arc::new(sequences),
         composer: Arc::new(MinijinjaComposer::new()),
         esp,

@@ -99,7 +99,7 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let (stopping, stopped) = watch::channel(false);
         let (committer, limiter, provider, leads) =
-            (Committer::new(), RateLimiter::new(), Provider::new(), Leads::new());
+            (Committer::new(), RateLimiter::new(), Provider::new(settings.calls_in_flight), Leads::new());
         let services = Arc::new(Services {
             owner: settings.owner.clone(),
             answer_within: settings.answer_within,
@@ -140,7 +140,7 @@ impl Engine {
             }),
             child(name("provider"), {
                 let (esp, clock) = (Arc::clone(&ports.esp), Arc::clone(&ports.clock));
-                move || provider.actor(Arc::clone(&esp), limiter.clone(), Arc::clone(&clock), settings.calls_in_flight)
+                move || provider.actor(Arc::clone(&esp), limiter.clone(), Arc::clone(&clock))
             }),
             child(name("leads"), {
                 let leads = leads.clone();

@@ -2,6 +2,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use dripline_domain::Timestamp;
@@ -26,11 +27,13 @@ pub struct Rate {
 #[derive(Clone)]
 pub struct RateLimiter {
     slot: Slot<Message>,
+    /// Unix milliseconds; 0 when it was never paused.
+    paused_until: Arc<AtomicI64>,
 }
 
 impl RateLimiter {
     pub(crate) fn new() -> Self {
-        Self { slot: Slot::empty() }
+        Self { slot: Slot::empty(), paused_until: Arc::default() }
     }
 
     /// Waits for a permit to make one call.
@@ -40,8 +43,15 @@ impl RateLimiter {
         answer.await.map_err(|_| NotRunning("rate limiter"))
     }
 
+    /// Until when nobody gets a permit, if the provider asked for a pause: no need to wait in line for so long.
+    pub fn paused(&self, now: Timestamp) -> Option<Timestamp> {
+        let until = Timestamp::from_millis(self.paused_until.load(Ordering::Relaxed));
+        (until > now).then_some(until)
+    }
+
     /// The provider asked for a pause: nobody gets a permit before `until`.
     pub fn pause(&self, until: Timestamp) {
+        self.paused_until.fetch_max(until.as_millis(), Ordering::Relaxed);
         if let Err(error) = self.slot.cast("rate limiter", Message::Pause(until)) {
             tracing::warn!(%error, "could not tell the rate limiter to pause");
         }

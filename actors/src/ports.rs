@@ -227,7 +227,7 @@ pub trait Rejected: Send + Sync + 'static {
 /// A message that cannot be processed.
 #[derive(Debug, Clone)]
 pub struct Rejection {
-    /// A word for metrics: `invalid_address`, `unknown_sequence`, `poison`, …
+    /// A word for metrics: `invalid_email`, `unknown_sequence`, `failed_repeatedly`, …
     pub code: &'static str,
     /// For people.
     pub reason: String,

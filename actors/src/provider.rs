@@ -1,31 +1,36 @@
-//! The provider: makes the calls to one ESP, so many at a time, and stops when the ESP refuses everything.
-use std::collections::VecDeque;
+//! The provider: makes the calls to one ESP, so many at a time, and stops for a while when the ESP refuses everything.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use dripline_domain::{Email, Outcome, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::limiter::RateLimiter;
 use crate::ports::{Clock, Esp};
 use crate::slot::{NotRunning, Slot};
 
-/// After a `Misconfigured` answer one call is tried again so much later.
+/// After a `Misconfigured` answer no call is begun for so long.
 const PROBE_EVERY: Duration = Duration::from_mins(1);
 
 /// Reaches the provider.
 #[derive(Clone)]
 pub struct Provider {
     slot: Slot<Message>,
+    places: Arc<Semaphore>,
     /// Unix milliseconds; 0 when it is not stopped.
     stopped_until: Arc<AtomicI64>,
 }
 
+/// Room for one call. Taken before the intent is written, so that a crash leaves no more attempts in doubt than there
+/// may be calls at a time.
+pub struct Place(OwnedSemaphorePermit);
+
 impl Provider {
-    pub(crate) fn new() -> Self {
-        Self { slot: Slot::empty(), stopped_until: Arc::default() }
+    /// At most so many calls at a time.
+    pub(crate) fn new(calls: usize) -> Self {
+        Self { slot: Slot::empty(), places: Arc::new(Semaphore::new(calls.max(1))), stopped_until: Arc::default() }
     }
 
     /// Until when no call should be begun, because the provider refuses all of them.
@@ -34,11 +39,15 @@ impl Provider {
         (until > now).then_some(until)
     }
 
-    /// Makes one call. It is not begun after `latest`: then nothing was mailed, and the outcome is `Transient`.
-    /// An error means that the call may have been made and its answer is lost.
-    pub async fn send(&self, email: Email, latest: Timestamp) -> Result<Outcome, NotRunning> {
+    /// Waits for room for one call; first come, first served.
+    pub async fn place(&self) -> Result<Place, NotRunning> {
+        Arc::clone(&self.places).acquire_owned().await.map(Place).map_err(|_closed| NotRunning("provider"))
+    }
+
+    /// Makes one call. An error means that the call may have been made and its answer is lost.
+    pub async fn send(&self, email: Email, place: Place) -> Result<Outcome, NotRunning> {
         let (reply, answer) = oneshot::channel();
-        self.slot.cast("provider", Message::Send(Call { email: Box::new(email), latest, reply }))?;
+        self.slot.cast("provider", Message::Send(Call { email: Box::new(email), place, reply }))?;
         answer.await.map_err(|_| NotRunning("provider"))
     }
 
@@ -47,9 +56,8 @@ impl Provider {
         esp: Arc<dyn Esp>,
         limiter: RateLimiter,
         clock: Arc<dyn Clock>,
-        most: usize,
     ) -> (ProviderActor, ProviderArguments) {
-        (ProviderActor, ProviderArguments { provider: self.clone(), esp, limiter, clock, most })
+        (ProviderActor, ProviderArguments { provider: self.clone(), esp, limiter, clock })
     }
 }
 
@@ -57,34 +65,32 @@ impl Provider {
 pub(crate) enum Message {
     /// A lead's intent is on disk: call.
     Send(Call),
-    /// A call came back.
-    Answered(Report),
+    /// What a call taught about the provider.
+    Learn(Report),
 }
 
 /// What of an outcome concerns all leads.
 pub(crate) enum Report {
-    Nothing,
     RateLimited(Option<Timestamp>),
     Misconfigured(String),
 }
 
-/// Tells the provider that a call came back, also when the adapter panicked: its place is never lost.
-struct Returned {
-    to: ActorRef<Message>,
-    report: Report,
-}
-
-impl Drop for Returned {
-    fn drop(&mut self) {
-        let report = std::mem::replace(&mut self.report, Report::Nothing);
-        // Fails only when the provider itself is gone.
-        let _ = self.to.cast(Message::Answered(report));
+impl Report {
+    fn of(outcome: &Outcome) -> Option<Self> {
+        match outcome {
+            Outcome::RateLimited { until } => Some(Self::RateLimited(*until)),
+            Outcome::Misconfigured { reason } => Some(Self::Misconfigured(reason.clone())),
+            Outcome::Accepted { .. }
+            | Outcome::Transient { .. }
+            | Outcome::Refused { .. }
+            | Outcome::Unknown { .. } => None,
+        }
     }
 }
 
 pub(crate) struct Call {
     email: Box<Email>,
-    latest: Timestamp,
+    place: Place,
     reply: oneshot::Sender<Outcome>,
 }
 
@@ -95,7 +101,6 @@ pub(crate) struct ProviderArguments {
     esp: Arc<dyn Esp>,
     limiter: RateLimiter,
     clock: Arc<dyn Clock>,
-    most: usize,
 }
 
 pub(crate) struct ProviderState {
@@ -103,9 +108,6 @@ pub(crate) struct ProviderState {
     esp: Arc<dyn Esp>,
     limiter: RateLimiter,
     clock: Arc<dyn Clock>,
-    waiting: VecDeque<Call>,
-    in_flight: usize,
-    most: usize,
 }
 
 impl Actor for ProviderActor {
@@ -124,9 +126,6 @@ impl Actor for ProviderActor {
             esp: arguments.esp,
             limiter: arguments.limiter,
             clock: arguments.clock,
-            waiting: VecDeque::new(),
-            in_flight: 0,
-            most: arguments.most.max(1),
         })
     }
 
@@ -137,59 +136,40 @@ impl Actor for ProviderActor {
         state: &mut ProviderState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Send(call) => state.waiting.push_back(call),
-            Message::Answered(report) => {
-                state.in_flight -= 1;
-                state.learn(report);
-            }
-        }
-        while state.in_flight < state.most {
-            let Some(call) = state.waiting.pop_front() else { break };
-            state.begin(&myself, call);
+            Message::Send(call) => state.begin(&myself, call),
+            Message::Learn(report) => state.learn(report),
         }
         Ok(())
     }
 }
 
 impl ProviderState {
-    fn begin(&mut self, myself: &ActorRef<Message>, call: Call) {
-        if self.clock.now() > call.latest {
-            let reason = "not called: too many calls were waiting before it".to_owned();
-            let _ = call.reply.send(Outcome::Transient { reason });
-            return;
-        }
-        self.in_flight += 1;
-        let esp = Arc::clone(&self.esp);
-        let returned = Returned { to: myself.clone(), report: Report::Nothing };
+    fn begin(&self, myself: &ActorRef<Message>, call: Call) {
+        let (esp, myself) = (Arc::clone(&self.esp), myself.clone());
         tokio::spawn(async move {
-            let mut returned = returned;
-            let outcome = esp.send(&call.email).await;
+            let Call { email, place: Place(_place), reply } = call;
+            let outcome = esp.send(&email).await;
             tracing::debug!(
-                lead_id = call.email.lead_id,
-                sequence = call.email.sequence,
-                step = call.email.step,
-                send_key = call.email.send_key,
+                lead_id = email.lead_id,
+                sequence = email.sequence,
+                step = email.step,
+                send_key = email.send_key,
                 provider = esp.name(),
                 outcome = outcome.name(),
                 "provider answered"
             );
-            match &outcome {
-                Outcome::RateLimited { until } => returned.report = Report::RateLimited(*until),
-                Outcome::Misconfigured { reason } => returned.report = Report::Misconfigured(reason.clone()),
-                Outcome::Accepted { .. }
-                | Outcome::Transient { .. }
-                | Outcome::Refused { .. }
-                | Outcome::Unknown { .. } => {}
+            if let Some(report) = Report::of(&outcome) {
+                // Fails only when the provider is being restarted: the next such answer teaches the same.
+                let _ = myself.cast(Message::Learn(report));
             }
             // A lead that was stopped meanwhile finds its open attempt, and says that it is in doubt.
-            let _ = call.reply.send(outcome);
+            let _ = reply.send(outcome);
         });
     }
 
     fn learn(&self, report: Report) {
         let now = self.clock.now();
         match report {
-            Report::Nothing => {}
             Report::RateLimited(until) => self.limiter.pause(until.unwrap_or(now.plus(Duration::from_secs(1)))),
             Report::Misconfigured(reason) => {
                 let until = now.plus(PROBE_EVERY);

@@ -12,9 +12,10 @@ pub struct RetryPolicy {
     pub max_failures: u32,
 }
 
+/// Some three days in all, so that the outage of a provider over a weekend parks nobody.
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { first: Duration::from_secs(30), longest: Duration::from_hours(6), max_failures: 8 }
+        Self { first: Duration::from_secs(30), longest: Duration::from_hours(6), max_failures: 20 }
     }
 }
 

@@ -74,13 +74,18 @@ impl Esp for Resend {
         let Some(from) = unquoted(&email.from) else {
             return not_a_mailbox("from", &email.from);
         };
+        let reply_to = match email.reply_to.as_deref().map(unquoted) {
+            None => None,
+            Some(Some(reply_to)) => Some(reply_to),
+            Some(None) => return not_a_mailbox("reply_to", email.reply_to.as_deref().unwrap_or_default()),
+        };
         let body = Body {
             from: &from,
             to: [email.to.as_str()],
             subject: &email.subject,
             text: text(email),
             html: email.html.as_deref(),
-            reply_to: email.reply_to.as_deref(),
+            reply_to: reply_to.as_deref(),
             headers: HeaderObject(email),
             tags: Ids::of(email).pairs().map(|(name, value)| Tag { name, value }),
         };

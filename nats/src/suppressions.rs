@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use async_nats::Client;
+use async_nats::connection::State;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
@@ -12,17 +14,20 @@ use dripline_actors::ports::{StoreError, Suppressions};
 use dripline_domain::{Address, LeadKey};
 use futures_util::StreamExt;
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::connect::Connections;
 use crate::store::KV_OPERATION;
 use crate::topology::SUPPRESSIONS_BUCKET_SUBJECT;
 
 /// The bucket `suppressions`, asked before each email at the cost of a look into memory.
 ///
 /// A watcher keeps a set of 64-bit hashes of the suppressed keys. An address that is not in it is free; one that is in
-/// it is read from the bucket, so that a shared hash costs a read and never an email. While the watcher is away, every
-/// address is read from the bucket.
+/// it is read from the bucket, so that a shared hash costs a read and never an email. Without a connection, and until
+/// the watcher has caught up after one, every address is read from the bucket.
 pub struct JetStreamSuppressions {
+    client: Client,
     stream: Stream<()>,
     suppressed: Arc<Suppressed>,
     watcher: AbortHandle,
@@ -41,10 +46,12 @@ struct Suppression {
 
 impl JetStreamSuppressions {
     /// Over the stream behind the bucket; starts the watcher.
-    pub fn watch(stream: Stream<()>) -> Self {
+    pub fn watch(connections: &Connections, stream: Stream<()>) -> Self {
         let suppressed = Arc::new(Suppressed::default());
-        let watcher = tokio::spawn(keep_watching(stream.clone(), Arc::clone(&suppressed))).abort_handle();
-        Self { stream, suppressed, watcher }
+        let watcher =
+            tokio::spawn(keep_watching(stream.clone(), Arc::clone(&suppressed), connections.connected.clone()))
+                .abort_handle();
+        Self { client: connections.general.clone(), stream, suppressed, watcher }
     }
 }
 
@@ -58,7 +65,8 @@ impl Drop for JetStreamSuppressions {
 impl Suppressions for JetStreamSuppressions {
     async fn reason(&self, address: &Address) -> Result<Option<String>, StoreError> {
         let key = LeadKey::of(address);
-        if self.suppressed.complete.load(Ordering::Acquire) && !self.suppressed.contains(key.as_str()) {
+        let connected = self.client.connection_state() == State::Connected;
+        if connected && self.suppressed.complete.load(Ordering::Acquire) && !self.suppressed.contains(key.as_str()) {
             return Ok(None);
         }
         let message = match self.stream.direct_get_last_for_subject(format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).await
@@ -99,17 +107,26 @@ impl Suppressed {
     }
 }
 
-async fn keep_watching(stream: Stream<()>, suppressed: Arc<Suppressed>) {
+async fn keep_watching(stream: Stream<()>, suppressed: Arc<Suppressed>, mut connected: watch::Receiver<u64>) {
+    connected.mark_unchanged();
     loop {
-        if let Err(error) = watch(&stream, &suppressed).await {
-            tracing::warn!(%error, "suppressions are read one by one until they can be watched again");
-        }
+        let ended = tokio::select! {
+            ended = watch_bucket(&stream, &suppressed) => ended,
+            // What changed while the connection was away has not been seen.
+            Ok(()) = connected.changed() => Ok(()),
+        };
         suppressed.start_again();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Err(error) = ended {
+            tracing::warn!(%error, "suppressions are read one by one until they can be watched again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 }
 
-async fn watch(stream: &Stream<()>, suppressed: &Suppressed) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn watch_bucket(
+    stream: &Stream<()>,
+    suppressed: &Suppressed,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let consumer = stream
         .create_consumer(OrderedConfig {
             filter_subject: format!("{SUPPRESSIONS_BUCKET_SUBJECT}>"),

@@ -55,6 +55,10 @@ const IDENTITY: &str = "dripline.identity";
 /// Unacknowledged messages of a consumer, of all processes together. Each process has its own, lower limit.
 const MAX_ACK_PENDING: i64 = 100_000;
 
+/// The largest message of a queue, headers included: below the server's default `max_payload` of 1 MiB, so that it also
+/// fits into `REJECTED`, with the reason beside it.
+const QUEUE_MESSAGE_BYTES: i32 = 1_000_000;
+
 /// What differs from one installation to the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -152,16 +156,6 @@ pub async fn apply(context: &jetstream::Context, options: Options) -> Result<App
     Ok(Applied { changes, lead_ids: LeadIdKey::new(identity) })
 }
 
-/// The key of lead ids, for a process that must not create anything.
-pub async fn lead_ids(context: &jetstream::Context) -> Result<LeadIdKey, TopologyError> {
-    let what = format!("stream {LEADS_BUCKET}");
-    let stream = get_stream(context, LEADS_BUCKET).await?.ok_or(TopologyError::Missing(what))?;
-    let identity = stream.cached_info().config.metadata.get(IDENTITY).cloned();
-    identity
-        .map(LeadIdKey::new)
-        .ok_or_else(|| TopologyError::Missing(format!("metadata `{IDENTITY}` of {LEADS_BUCKET}")))
-}
-
 fn streams(options: Options) -> Vec<Config> {
     let base = |name: &str, subjects: &[&str]| Config {
         name: name.to_owned(),
@@ -175,6 +169,7 @@ fn streams(options: Options) -> Vec<Config> {
         retention: RetentionPolicy::WorkQueue,
         discard: DiscardPolicy::New,
         allow_atomic_publish: true,
+        max_message_size: QUEUE_MESSAGE_BYTES,
         ..base(name, subjects)
     };
     // As the client makes a bucket, but the client cannot ask for atomic batches.
@@ -292,6 +287,7 @@ async fn apply_stream(context: &jetstream::Context, mut wanted: Config) -> Resul
         subjects: wanted.subjects,
         num_replicas: wanted.num_replicas,
         max_messages: wanted.max_messages,
+        max_message_size: wanted.max_message_size,
         allow_direct: wanted.allow_direct,
         allow_rollup: wanted.allow_rollup,
         allow_message_ttl: wanted.allow_message_ttl,
@@ -333,6 +329,9 @@ fn stream_differences(found: &Config, wanted: &Config) -> Vec<Difference> {
     if wanted.max_messages > 0 {
         // Discard new: a lower limit refuses new leads, and drops none that wait.
         compare("max_msgs", json(found.max_messages), json(wanted.max_messages), true);
+    }
+    if wanted.max_message_size > 0 {
+        compare("max_msg_size", json(found.max_message_size), json(wanted.max_message_size), true);
     }
     compare("allow_direct", json(found.allow_direct), json(wanted.allow_direct), true);
     compare("allow_rollup_hdrs", json(found.allow_rollup), json(wanted.allow_rollup), wanted.allow_rollup);

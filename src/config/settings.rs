@@ -71,7 +71,7 @@ impl Default for Nats {
 pub struct Esp {
     /// `DRIPLINE_ESP__PROVIDER`.
     pub provider: Provider,
-    /// `DRIPLINE_ESP__RATE`: emails a second, over all processes; 0 is no limit.
+    /// `DRIPLINE_ESP__RATE`: emails a second, of this process; 0 is no limit.
     pub rate: f64,
     /// `DRIPLINE_ESP__BURST`: how many may leave at once after a pause; by default the emails of one second.
     pub burst: Option<NonZeroU32>,

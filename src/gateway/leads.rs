@@ -84,6 +84,8 @@ async fn take(shared: &Shared, source: Option<String>, request: Request, began: 
 
     let arrival = shared.sanitiser.read_json(&payload)?;
     let lead_id = shared.lead_ids.lead_id(&arrival.address);
+    // Two people never share an id, even where a client uses one key for all it sends.
+    let id = id.map(|key| format!("{lead_id}:{key}"));
     let lead = Submission { source, payload, content_type: JSON, id };
     if let Err(error) = shared.door.submit(lead).await {
         shared.refusals.record(&error);

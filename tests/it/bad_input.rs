@@ -143,12 +143,14 @@ async fn hand_in(system: &System, number: u32) -> Response {
     request.timeout(Duration::from_secs(30)).send().await.unwrap()
 }
 
-async fn assert_try_again(response: Response, code: &str) {
+/// Asserts that the source is to try again; gives what it is told.
+async fn assert_try_again(response: Response, code: &str) -> String {
     assert_eq!(response.status(), 503);
     let wait = response.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap();
     assert!(wait > 0);
     let document: Value = response.json().await.unwrap();
     assert_eq!(document["code"], code, "{document}");
+    document["detail"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -157,11 +159,20 @@ async fn the_gateway_asks_to_try_again_while_nats_is_away_and_takes_leads_once_i
     let mut gateway = system.start("gateway").await;
     assert_eq!(hand_in(&system, 1).await.status(), 202);
     system.server.kill().await.unwrap();
-    assert_try_again(hand_in(&system, 2).await, "queue_unavailable").await;
+    let told = assert_try_again(hand_in(&system, 2).await, "queue_unavailable").await;
     let ready = system.http.get(system.gateway("/readyz")).send().await.unwrap();
     assert_eq!(ready.status(), 503);
     system.server.restart().await.unwrap();
     until("leads are taken again", async || hand_in(&system, 3).await.status() == 202).await.unwrap();
+    let queued = jetstream(&system).await.get_stream("LEADS").await.unwrap();
+    for sequence in 1..=queued.cached_info().state.last_sequence {
+        let lead = queued.get_raw_message(sequence).await.unwrap();
+        let kept = lead.payload.windows(6).any(|part| part == b"lead-2");
+        assert!(
+            !kept || !told.contains("nothing of this lead was kept"),
+            "it was kept, and its source was told: {told}"
+        );
+    }
     assert!(gateway.runs().unwrap());
 }
 

@@ -58,11 +58,11 @@ async fn kill_9_at_random_moments_loses_no_lead_and_mails_nobody_twice() {
     let mut moments = Vec::new();
     for _ in 0..5 {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let more = usize::try_from(random % 900).unwrap() + 100;
+        let more = usize::try_from(random % 300).unwrap() + 100;
         let before = system.summary().await.accepted;
-        // A moment in the middle of the work: after so many more emails, or when there is none left to send.
-        let moved =
-            until("some emails later", async || system.summary().await.accepted >= (before + more).min(LEADS * 2));
+        // A moment in the middle of the work: even if every place for a call is in doubt after each kill, there is
+        // enough left to send.
+        let moved = until("some emails later", async || system.summary().await.accepted >= before + more);
         moved.await.unwrap();
         dripline.kill().await.unwrap();
         moments.push(system.summary().await.accepted);
@@ -111,8 +111,8 @@ async fn kill_9_at_random_moments_loses_no_lead_and_mails_nobody_twice() {
             assert!(lead["enrollments"][0]["attempt"]["sendKey"].is_string(), "{lead}");
         }
     }
-    // Only answers in flight at one of the five kills may be in doubt, and calls are capped at 256.
-    assert!(in_doubt <= 5 * 900, "{story}");
+    // Only what was between its intent and its answer at one of the five kills, and there are places for 256 of them.
+    assert!(in_doubt <= 5 * 256, "{story}");
     println!("{story}");
     assert_eq!(dripline.stop().await.unwrap(), Some(0));
     tokio::time::timeout(Duration::from_secs(20), async {

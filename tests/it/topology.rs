@@ -101,7 +101,8 @@ async fn the_plain_cli_sees_the_buckets() {
 async fn a_stream_that_cannot_be_mended_without_loss_is_refused_and_left_alone() {
     let system = System::new("resend").await;
     let subjects = "--subjects=leads.new,leads.new.*";
-    let add = ["stream", "add", "LEADS", subjects, "--retention=limits", "--discard=new", "--storage=file", "--defaults"];
+    let add =
+        ["stream", "add", "LEADS", subjects, "--retention=limits", "--discard=new", "--storage=file", "--defaults"];
     system.server.cli(add).await.unwrap();
     system.publish("leads.new", "{}").await;
     let before = stream(&system, "LEADS").await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dripline_domain::{
     Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Lead, LeadId, LeadKey,
-    Outcome, Sequence, SequenceRef, State, StepEvent, Timestamp, Transition, send_key, transition,
+    Sequence, SequenceRef, State, StepEvent, Timestamp, Transition, send_key, transition,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Serialize;
@@ -226,7 +226,11 @@ impl LeadState {
         if let Some(until) = services.provider.stopped(services.clock.now()) {
             return Err(Interruption::Later(until));
         }
-        // 4: the permit. 3 comes after it, because the wait may be long: suppression is checked at the last moment.
+        if let Some(until) = services.limiter.paused(services.clock.now()) {
+            return Err(Interruption::Later(until));
+        }
+        // 4: room for the call, and the permit. 3 comes after it, because the wait may be long: suppression is checked at the last moment.
+        let place = services.provider.place().await?;
         services.limiter.permit().await?;
         if let Some(reason) = services.suppressions.reason(&email.to).await? {
             return self.decide_once(|| Event::Suppressed(reason.clone())).await.map(drop);
@@ -236,7 +240,7 @@ impl LeadState {
         let Decided::Send(attempt) = self.decide_step(id, &begin).await? else { return Ok(()) };
         // 6: the call.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
-        let outcome = services.call(email, &attempt).await?;
+        let outcome = services.provider.send(email, place).await?;
         // 7 and 8: what came of it, on disk; the next timer.
         self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await
     }
@@ -423,12 +427,6 @@ impl Services {
 
     async fn sequence_of(&self, enrolment: &Enrolment) -> Result<Option<Arc<Sequence>>, StoreError> {
         self.sequences.version(&enrolment.sequence.name, enrolment.sequence.version).await
-    }
-
-    async fn call(&self, email: Email, attempt: &Attempt) -> Result<Outcome, NotRunning> {
-        // Half of the time is for the wait before the call, half for the call: an answer that still comes is never late.
-        let latest = attempt.started_at.plus(self.answer_within / 2);
-        self.provider.send(email, latest).await
     }
 }
 

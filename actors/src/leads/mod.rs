@@ -71,7 +71,6 @@ impl Services {
         tracing::warn!(
             code = rejection.code,
             reason = rejection.reason,
-            subject = rejection.subject,
             "a message cannot be processed; it is kept in REJECTED"
         );
         match self.rejected.keep(rejection).await {
@@ -263,6 +262,10 @@ impl LeadsState {
     }
 
     fn finished(&mut self, key: LeadKey) {
+        if self.failures.get(&key).is_some_and(|failures| failures.count >= self.limits.failures) {
+            // It did not fail this time: it is parked, and what an operator makes of it starts with a clean record.
+            self.failures.remove(&key);
+        }
         let Some(resident) = self.resident.get_mut(&key) else { return };
         resident.pending = resident.pending.saturating_sub(1);
         if resident.pending > 0 {

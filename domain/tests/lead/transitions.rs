@@ -131,13 +131,14 @@ fn every_outcome_settles_an_attempt_and_the_one_in_doubt_alike() {
 #[test]
 fn a_step_that_keeps_failing_is_parked_and_a_rate_limit_never_counts() {
     let mut world = World::enrolled(Reentry::Ignore);
-    for attempt in 1..=8 {
+    let most = RetryPolicy::default().max_failures;
+    for attempt in 1..=most {
         for outcome in [Outcome::RateLimited { until: None }, Outcome::Transient { reason: reason("503") }] {
             world.now = world.now.plus(DAY);
             world.begin().unwrap();
             world.answer(outcome).unwrap();
         }
-        let expected = if attempt < 8 { "WAITING" } else { "PARKED" };
+        let expected = if attempt < most { "WAITING" } else { "PARKED" };
         assert_eq!(world.state().name(), expected, "after {attempt} failures");
     }
 }

@@ -300,13 +300,13 @@ pub struct Submission {
     pub id: Option<String>,
 }
 
-/// Why a lead was not taken. Nothing of it was kept: the source must try again.
+/// Why a lead was not taken: the source must try again.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontDoorError {
-    /// The queue is at its limit (discard new).
+    /// The queue is at its limit (discard new). Nothing was kept.
     #[error("the lead queue is full")]
     Full,
-    /// The queue cannot be reached, or did not answer in time.
+    /// The queue cannot be reached, or did not answer in time: then the lead may be in it all the same.
     #[error("the lead queue is unavailable")]
     Unavailable(#[source] Source),
 }

@@ -36,6 +36,8 @@ impl JetStreamFrontDoor {
 impl FrontDoor for JetStreamFrontDoor {
     async fn submit(&self, lead: Submission) -> Answer {
         let gone = |error: &str| FrontDoorError::Unavailable(error.to_owned().into());
+        // The client would hold it back and send it on reconnecting, long after the source was told to try again.
+        self.ready().await?;
         let (reply, answer) = oneshot::channel();
         self.waiting.send((lead, reply)).await.map_err(|_| gone("the gateway is stopping"))?;
         answer.await.map_err(|_| gone("the batch was given up"))?

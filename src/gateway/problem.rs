@@ -141,11 +141,14 @@ impl From<ArrivalError> for Problem {
 
 impl From<&FrontDoorError> for Problem {
     fn from(error: &FrontDoorError) -> Self {
-        let code = match error {
-            FrontDoorError::Full => "queue_full",
-            FrontDoorError::Unavailable(_) => "queue_unavailable",
+        let (code, advice) = match error {
+            FrontDoorError::Full => ("queue_full", "nothing of this lead was kept: send it again later"),
+            // An ack that was lost on its way leaves the lead in the queue.
+            FrontDoorError::Unavailable(_) => {
+                ("queue_unavailable", "this lead may not be kept: send it again later, with the same Idempotency-Key")
+            }
         };
-        let detail = format!("{error}; nothing of this lead was kept: send it again later");
+        let detail = format!("{error}; {advice}");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(QUEUE_RETRY)
     }
 }

@@ -1,5 +1,4 @@
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
@@ -11,6 +10,7 @@ use dripline_domain::{LeadKey, Timestamp};
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex, watch};
 
+use crate::key_hash::key_hash;
 use crate::store::{GENERATION_HEADER, KV_OPERATION, NEXT_HEADER};
 use crate::topology::{LEADS_BUCKET_SUBJECT, TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 
@@ -38,7 +38,7 @@ impl JetStreamLedger {
             .try_fold(HashSet::new(), |mut keys, (subject, _)| async move {
                 let key = subject.strip_prefix(TIMERS_AT_SUBJECT).or_else(|| subject.strip_prefix(TIMERS_DUE_SUBJECT));
                 if let Some(key) = key {
-                    keys.insert(hash(key));
+                    keys.insert(key_hash(key));
                 }
                 Ok(keys)
             })
@@ -76,7 +76,7 @@ impl Ledger for JetStreamLedger {
         Ok(scanned
             .try_filter_map(move |scanned| {
                 let wanted = scanned.filter(|scanned| {
-                    scanned.next_action.is_some() && !with_timer.contains(&hash(scanned.key.as_str()))
+                    scanned.next_action.is_some() && !with_timer.contains(&key_hash(scanned.key.as_str()))
                 });
                 std::future::ready(Ok(wanted))
             })
@@ -110,10 +110,4 @@ fn read(message: &Message) -> Result<(Option<Scanned>, u64), StoreError> {
         }
     };
     Ok((scanned, pending))
-}
-
-fn hash(key: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
 }

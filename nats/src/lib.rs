@@ -5,6 +5,7 @@ mod batch;
 mod connect;
 mod front_door;
 mod inbox;
+mod key_hash;
 mod ledger;
 mod rejected;
 mod sequences;

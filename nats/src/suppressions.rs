@@ -1,5 +1,4 @@
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::connect::Connections;
+use crate::key_hash::key_hash;
 use crate::store::KV_OPERATION;
 use crate::topology::SUPPRESSIONS_BUCKET_SUBJECT;
 
@@ -89,7 +89,7 @@ impl Suppressions for JetStreamSuppressions {
 
 impl Suppressed {
     fn contains(&self, key: &str) -> bool {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).contains(&hash(key))
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).contains(&key_hash(key))
     }
 
     fn set(&self, key: &str, suppressed: bool) {
@@ -97,7 +97,7 @@ impl Suppressed {
         // A key that shares its hash with a removed one is read from the bucket no more: so hashes only ever leave with
         // the whole set, when the watcher starts again.
         if suppressed {
-            keys.insert(hash(key));
+            keys.insert(key_hash(key));
         }
     }
 
@@ -150,10 +150,4 @@ async fn watch_bucket(
         }
     }
     Ok(())
-}
-
-fn hash(key: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::Stream;
 use dripline_actors::ports::{Clock, Esp, FrontDoor};
 use dripline_actors::{Engine, LeadLimits, Ports, Rate, Settings};
@@ -195,8 +196,15 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esp: Arc<dyn Esp>
         esp,
         rejected: Arc::new(JetStreamRejected::new(context.clone())),
         ledger: Arc::new(JetStreamLedger::new(leads, timers, connections.connected.clone())),
-        leads: Arc::new(inbox(connections, context, topology::LEADS, topology::INTAKE).await?),
-        due: Arc::new(inbox(connections, context, topology::TIMERS, topology::DUE).await?),
+        leads: Arc::new(JetStreamInbox::trimming(
+            consumer(context, topology::LEADS, topology::INTAKE).await?,
+            connections.general.clone(),
+            stream(context, topology::LEADS).await?,
+        )),
+        due: Arc::new(JetStreamInbox::new(
+            consumer(context, topology::TIMERS, topology::DUE).await?,
+            connections.general.clone(),
+        )),
     })
 }
 
@@ -276,17 +284,12 @@ async fn stream(context: &jetstream::Context, name: &str) -> anyhow::Result<Stre
     context.get_stream_no_info(name).await.with_context(|| format!("stream {name}"))
 }
 
-async fn inbox(
-    connections: &Connections,
+async fn consumer(
     context: &jetstream::Context,
+    stream: &str,
     name: &str,
-    consumer: &str,
-) -> anyhow::Result<JetStreamInbox> {
-    let consumer = context
-        .get_consumer_from_stream(consumer, name)
-        .await
-        .with_context(|| format!("consumer {name}/{consumer}"))?;
-    Ok(JetStreamInbox::new(consumer, connections.general.clone()))
+) -> anyhow::Result<Consumer<pull::Config>> {
+    context.get_consumer_from_stream(name, stream).await.with_context(|| format!("consumer {stream}/{name}"))
 }
 
 /// Names this process, and no other, ever: where it runs, when it started, and chance.

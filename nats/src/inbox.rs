@@ -1,6 +1,8 @@
+use std::error::Error;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Consumer, pull};
+use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{AckKind, Message};
 use async_nats::{Client, Subject};
 use async_trait::async_trait;
@@ -8,20 +10,70 @@ use bytes::Bytes;
 use dripline_actors::ports::{Acknowledge, Delivery, Inbox, Settle, Settlement, StoreError};
 use dripline_domain::Timestamp;
 use futures_util::{FutureExt, StreamExt};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// A pull waits so long for messages; stopping takes as long at most.
 const PULL_EXPIRES: Duration = Duration::from_millis(900);
 
-/// A durable consumer of a work queue.
+/// How often the queue's settled messages are removed.
+const TRIM_EVERY: Duration = Duration::from_secs(1);
+
+/// A durable consumer of a queue.
 pub struct JetStreamInbox {
     consumer: Consumer<pull::Config>,
     client: Client,
+    trim: Option<Mutex<Trim>>,
+}
+
+/// Removes what every message before is settled, too, from a stream that keeps what is acknowledged: all of it with
+/// one fsync, where work queue retention takes one for each message.
+struct Trim {
+    stream: Stream<()>,
+    /// Settled up to here, and removed.
+    floor: u64,
+    next: Instant,
 }
 
 impl JetStreamInbox {
-    /// Settles over `client`, the connection the consumer was got with.
+    /// Settles over `client`, the connection the consumer was got with. The stream removes what is settled.
     pub fn new(consumer: Consumer<pull::Config>, client: Client) -> Self {
-        Self { consumer, client }
+        Self { consumer, client, trim: None }
+    }
+
+    /// The same for a `stream` that keeps what is settled: this inbox removes it, and must be its only consumer.
+    pub fn trimming(consumer: Consumer<pull::Config>, client: Client, stream: Stream<()>) -> Self {
+        Self { consumer, client, trim: Some(Mutex::new(Trim { stream, floor: 0, next: Instant::now() })) }
+    }
+
+    /// A failure costs nothing but disk until the next time.
+    async fn trim(&self) {
+        let Some(trim) = &self.trim else { return };
+        let mut trim = trim.lock().await;
+        if Instant::now() < trim.next {
+            return;
+        }
+        trim.next = Instant::now() + TRIM_EVERY;
+        if let Err(error) = trim.remove(&self.consumer).await {
+            tracing::debug!(error = &*error, "settled messages could not be removed from their queue yet");
+        }
+    }
+
+    async fn receive(&self, most: usize, deliver: &mut (dyn FnMut(Delivery) + Send)) -> Result<usize, StoreError> {
+        let mut messages = self
+            .consumer
+            .batch()
+            .max_messages(most)
+            .expires(PULL_EXPIRES)
+            .messages()
+            .await
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
+        let mut count = 0;
+        while let Some(message) = messages.next().await {
+            deliver(self.delivery(message.map_err(StoreError::Unavailable)?)?);
+            count += 1;
+        }
+        Ok(count)
     }
 
     fn delivery(&self, message: Message) -> Result<Delivery, StoreError> {
@@ -48,23 +100,21 @@ impl JetStreamInbox {
     }
 }
 
+impl Trim {
+    async fn remove(&mut self, consumer: &Consumer<pull::Config>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let floor = consumer.get_info().await?.ack_floor.stream_sequence;
+        if floor > self.floor {
+            self.stream.purge().sequence(floor + 1).await?;
+            self.floor = floor;
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Inbox for JetStreamInbox {
     async fn pull(&self, most: usize, deliver: &mut (dyn FnMut(Delivery) + Send)) -> Result<usize, StoreError> {
-        let mut messages = self
-            .consumer
-            .batch()
-            .max_messages(most)
-            .expires(PULL_EXPIRES)
-            .messages()
-            .await
-            .map_err(|error| StoreError::Unavailable(error.into()))?;
-        let mut count = 0;
-        while let Some(message) = messages.next().await {
-            deliver(self.delivery(message.map_err(StoreError::Unavailable)?)?);
-            count += 1;
-        }
-        Ok(count)
+        tokio::join!(self.receive(most, deliver), self.trim()).0
     }
 }
 

@@ -165,8 +165,10 @@ fn streams(options: Options) -> Vec<Config> {
         ..Config::default()
     };
     // Front doors: a full queue refuses, it never drops. Outsiders publish here, so no rollup and no schedules.
+    // What is settled is removed by our own inbox, many messages at a time: under `sync_interval: always`, work queue
+    // retention removes each one by itself, with an fsync.
     let queue = |name: &str, subjects: &[&str]| Config {
-        retention: RetentionPolicy::WorkQueue,
+        retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::New,
         allow_atomic_publish: true,
         max_message_size: QUEUE_MESSAGE_BYTES,

@@ -1,5 +1,7 @@
 //! `make bench`: leads through their sequence, with nats-server (fsync before each ack), engine and provider in
-//! processes of their own. One JSON line tells what was seen.
+//! processes of their own, then the bare protocol in the engine's place. One JSON line tells what was seen.
+mod bare;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -10,14 +12,34 @@ use clap::Parser;
 use dripline_actors::ports::{FrontDoor, Submission};
 use dripline_nats::{Connections, JetStreamFrontDoor, Login};
 use dripline_stand_in::{Accepted, Summary};
-use dripline_test_support::{Dripline, NatsServer, peak_memory};
+use dripline_test_support::{Dripline, NatsServer, cpu_time, peak_memory};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
+
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// The bare protocol, as a process of its own; started by the benchmark itself.
+    #[command(hide = true)]
+    Bare(bare::Options),
+}
+
+/// As in the engine, for the bare protocol's sake.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Leads × steps, from a backlog in the queue to the last email at the provider.
-#[derive(Debug, Parser)]
+#[derive(Debug, clap::Args)]
 struct Options {
     /// How many leads.
     #[arg(long, default_value_t = 20_000)]
@@ -37,6 +59,34 @@ struct Options {
     /// Further settings of the engine, `DRIPLINE_X=value`.
     #[arg(long = "set", value_name = "VARIABLE=VALUE")]
     settings: Vec<String>,
+    /// Measures the engine alone.
+    #[arg(long)]
+    without_bare: bool,
+    /// Measures the bare protocol alone.
+    #[arg(long, conflicts_with = "without_bare")]
+    only_bare: bool,
+}
+
+/// Leads at work at a time in the bare protocol.
+const BARE_IN_FLIGHT: usize = 4_096;
+
+/// What runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Runner {
+    Engine,
+    Bare,
+}
+
+/// What the whole benchmark saw.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    #[serde(flatten)]
+    report: Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bare_sends_per_s: Option<f64>,
+    /// Of the engine's speed to the bare protocol's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +102,9 @@ struct Report {
     /// How much later than its time an email after the first left.
     lag_p50_ms: i64,
     lag_p99_ms: i64,
+    /// Processor time a send, user and system, which is steadier than the speed where others use the machine too.
+    engine_cpu_us: f64,
+    nats_server_cpu_us: f64,
     engine_peak_mb: u64,
     nats_server_peak_mb: u64,
     queued_per_s: f64,
@@ -60,18 +113,31 @@ struct Report {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let options = Options::parse();
+    let Cli { options, command } = Cli::parse();
     // Fails only when there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let report = run(&options).await?;
-    say(&serde_json::to_string(&report)?);
-    if report.duplicates > 0 || report.missing > 0 {
-        bail!("{} emails went twice, {} did not go", report.duplicates, report.missing);
+    if let Some(Command::Bare(options)) = command {
+        return bare::run(options).await;
+    }
+    let comparison = if options.only_bare {
+        Comparison { report: run(&options, Runner::Bare).await?, bare_sends_per_s: None, ratio: None }
+    } else if options.without_bare {
+        Comparison { report: run(&options, Runner::Engine).await?, bare_sends_per_s: None, ratio: None }
+    } else {
+        let report = run(&options, Runner::Engine).await?;
+        let bare = run(&options, Runner::Bare).await?.sends_per_s;
+        let ratio = (report.sends_per_s / bare * 100.0).round() / 100.0;
+        Comparison { report, bare_sends_per_s: Some(bare), ratio: Some(ratio) }
+    };
+    say(&serde_json::to_string(&comparison)?);
+    let Report { duplicates, missing, .. } = comparison.report;
+    if duplicates > 0 || missing > 0 {
+        bail!("{duplicates} emails went twice, {missing} did not go");
     }
     Ok(())
 }
 
-async fn run(options: &Options) -> Result<Report> {
+async fn run(options: &Options, runner: Runner) -> Result<Report> {
     let server = NatsServer::start().await?;
     let provider = StandIn::start().await?;
     let dir = tempfile::tempdir()?;
@@ -88,14 +154,25 @@ async fn run(options: &Options) -> Result<Report> {
     let door =
         Arc::new(JetStreamFrontDoor::open(connections.general.clone(), Connections::jetstream(&connections.general)));
 
+    let start = || match runner {
+        Runner::Engine => Dripline::start(&binary, dir.path(), &["engine"], &variables),
+        Runner::Bare => {
+            let (server, steps, every) = (server.url(), options.steps.to_string(), options.every.to_string());
+            let in_flight = BARE_IN_FLIGHT.to_string();
+            let arguments = ["bare", "--nats", &server, "--provider", &provider.url, "--steps", &steps];
+            let arguments = [&arguments[..], &["--every", &every, "--in-flight", &in_flight]].concat();
+            Dripline::start(&std::env::current_exe()?, dir.path(), &arguments, &[])
+        }
+    };
+
     let queueing = Instant::now();
     let (engine, started, queued_in) = if options.arrivals == 0 {
         submit(&door, options, None).await?;
         let queued_in = queueing.elapsed();
-        let engine = Dripline::start(&binary, dir.path(), &["engine"], &variables)?;
+        let engine = start()?;
         (engine, Instant::now(), queued_in)
     } else {
-        let engine = Dripline::start(&binary, dir.path(), &["engine"], &variables)?;
+        let engine = start()?;
         let started = Instant::now();
         submit(&door, options, Some(options.arrivals)).await?;
         (engine, started, queueing.elapsed())
@@ -109,10 +186,13 @@ async fn run(options: &Options) -> Result<Report> {
     let lags = lags(&provider.accepted().await?, options.every);
     let engine_peak = engine.pid().and_then(peak_memory).unwrap_or(0);
     let server_peak = server.pid().and_then(peak_memory).unwrap_or(0);
+    let engine_cpu = engine.pid().and_then(cpu_time).unwrap_or_default();
+    let server_cpu = server.pid().and_then(cpu_time).unwrap_or_default();
     engine.stop().await?;
 
     let span_ms = summary.last_at.zip(summary.first_at).map_or(0, |(last, first)| last - first);
     let per_second = |count: usize, seconds: f64| if seconds > 0.0 { (ratio(count, seconds)).round() } else { 0.0 };
+    let cpu_per_send = |time: Duration| (time.as_secs_f64() * 1e6 / ratio(summary.accepted, 1.0)).round();
     Ok(Report {
         leads: options.leads,
         sends: summary.accepted,
@@ -122,6 +202,8 @@ async fn run(options: &Options) -> Result<Report> {
         sends_per_s: per_second(summary.accepted, Duration::from_millis(span_ms).as_secs_f64()),
         lag_p50_ms: percentile(&lags, 50),
         lag_p99_ms: percentile(&lags, 99),
+        engine_cpu_us: cpu_per_send(engine_cpu),
+        nats_server_cpu_us: cpu_per_send(server_cpu),
         engine_peak_mb: engine_peak >> 20,
         nats_server_peak_mb: server_peak >> 20,
         queued_per_s: per_second(options.leads, queued_in.as_secs_f64()),
@@ -226,7 +308,7 @@ struct StandIn {
 
 impl StandIn {
     async fn start() -> Result<Self> {
-        let mut child = Command::new(beside_us("dripline-stand-in")?)
+        let mut child = tokio::process::Command::new(beside_us("dripline-stand-in")?)
             .arg("--exit-with-stdin")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

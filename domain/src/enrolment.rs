@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ArrivalId, Timestamp};
+use crate::{ArrivalId, Profile, Timestamp};
 
 /// One lead in one version of one sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub enum State {
         failures: u32,
         /// For people.
         reason: String,
+        /// When to find out more; none when only a webhook or an operator can settle it.
+        next: Option<Timestamp>,
     },
     /// Every step was sent.
     Completed,
@@ -99,6 +101,13 @@ pub struct Attempt {
     pub lost_at: Timestamp,
     /// The engine process that makes the call.
     pub owner: String,
+    /// The provider it calls.
+    #[serde(default)]
+    pub provider: String,
+    /// The profile that the email was rendered with, where it has changed since: should the call be made again, it must
+    /// be the very same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Box<Profile>>,
 }
 
 /// Why an enrolment ended before its last step.
@@ -155,7 +164,8 @@ impl State {
         match self {
             Self::Waiting { due, .. } => Some(*due),
             Self::Sending { attempt, .. } => Some(attempt.lost_at),
-            Self::InDoubt { .. } | Self::Completed | Self::Parked { .. } | Self::Stopped { .. } => None,
+            Self::InDoubt { next, .. } => *next,
+            Self::Completed | Self::Parked { .. } | Self::Stopped { .. } => None,
         }
     }
 }
@@ -217,7 +227,7 @@ impl Serialize for Enrolment {
                 document.attempt = Some(Cow::Borrowed(attempt));
                 document.failures = *failures;
             }
-            State::InDoubt { attempt, failures, reason } => {
+            State::InDoubt { attempt, failures, reason, next: _ } => {
                 document.attempt = Some(Cow::Borrowed(attempt));
                 document.failures = *failures;
                 document.reason = Some(Cow::Borrowed(reason));
@@ -255,6 +265,7 @@ impl<'de> Deserialize<'de> for Enrolment {
                 attempt: attempt.ok_or_else(|| Error::missing_field("attempt"))?,
                 failures,
                 reason: reason.unwrap_or_default(),
+                next: document.next_action_timestamp,
             },
             "COMPLETED" => State::Completed,
             "PARKED" => State::Parked { reason: reason.unwrap_or_default() },

@@ -190,6 +190,10 @@ pub enum What {
     Misconfigured,
     /// The answer to an attempt was lost.
     InDoubt,
+    /// In doubt still: the provider was asked and did not know. In the journal only.
+    Asked,
+    /// In doubt no more, or given up to find out; the reason says how.
+    Resolved,
     /// Cannot go on by itself.
     Parked,
     /// The last step was sent.

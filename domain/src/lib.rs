@@ -8,6 +8,7 @@
 
 mod address;
 mod arrival;
+mod doubt;
 mod email;
 mod enrolment;
 mod key;
@@ -21,6 +22,7 @@ mod transition;
 
 pub use address::{Address, AddressError};
 pub use arrival::{Arrival, ArrivalError, Limits, Profile, Sanitiser};
+pub use doubt::{DoubtEnd, DoubtPolicy};
 pub use email::Email;
 pub use enrolment::{Attempt, Enrolment, EnrolmentId, SequenceRef, State, StopReason};
 pub use key::{KeyError, LeadKey};

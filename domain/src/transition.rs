@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use crate::lead::hex;
 use crate::{
-    Arrival, ArrivalId, Attempt, Enrolment, EnrolmentId, Entry, HISTORY_LIMIT, Lead, LeadId, Outcome, Reentry,
-    RetryPolicy, Sequence, SequenceRef, State, StopReason, Timestamp, What,
+    Arrival, ArrivalId, Attempt, DoubtEnd, DoubtPolicy, Enrolment, EnrolmentId, Entry, HISTORY_LIMIT, Lead, LeadId,
+    Outcome, Profile, Reentry, RetryPolicy, Sequence, SequenceRef, State, StopReason, Timestamp, What,
 };
 
 /// So many ended enrolments that a later one of the same sequence followed stay in a document, the newest; older ones
@@ -25,6 +25,8 @@ pub struct Context {
     pub random: f64,
     /// When failed attempts are tried again.
     pub retry: RetryPolicy,
+    /// What is done about lost answers.
+    pub doubt: DoubtPolicy,
 }
 
 /// What happens to a lead.
@@ -63,6 +65,8 @@ pub enum StepEvent {
     Begin {
         /// The engine process that will call the provider.
         owner: String,
+        /// The provider that will be called.
+        provider: String,
         /// So long after now an answer counts as lost.
         answer_within: Duration,
     },
@@ -77,6 +81,15 @@ pub enum StepEvent {
     },
     /// The process that held the open attempt is gone, or was silent for too long.
     AnswerLost,
+    /// The provider was asked for an attempt in doubt, and never took it.
+    NotSent,
+    /// What became of an attempt in doubt could not be found out, for this reason.
+    Unresolved {
+        /// For people.
+        reason: String,
+        /// Whether it is of use to ask again before the time for it is over.
+        ask_again: bool,
+    },
     /// It cannot go on by itself, for this reason.
     Fail(String),
 }
@@ -170,9 +183,15 @@ pub fn transition(lead: Option<&Lead>, event: Event<'_>, context: &Context) -> R
 /// What an event makes of the step an enrolment is at.
 enum Step {
     /// Write the intent of attempt `attempt`, then call.
-    Send { attempt: u32, failures: u32, owner: String, answer_within: Duration },
+    Send { attempt: u32, failures: u32, owner: String, provider: String, answer_within: Duration },
     /// The email is out: go to the next step.
     Sent { attempt: u32, message_id: String },
+    /// A doubt is settled, like this.
+    Resolved { attempt: u32, how: String, then: Box<Step> },
+    /// Nobody knows whether the email is out, and the step counts as sent.
+    Skipped,
+    /// Nobody knows yet.
+    DoubtStays { attempt: Attempt, failures: u32, reason: String, next: Timestamp },
     /// The email went out, but the enrolment had ended meanwhile.
     SentLate { reason: StopReason, attempt: u32, message_id: String },
     /// Nothing went out, and the enrolment had ended meanwhile.
@@ -180,7 +199,7 @@ enum Step {
     /// Another try at `due`.
     Again { due: Timestamp, attempts: u32, failures: u32, what: What, reason: Option<String> },
     /// Nobody knows whether the email is out.
-    Doubt { attempt: Attempt, failures: u32, reason: String },
+    Doubt { attempt: Attempt, failures: u32, reason: String, next: Option<Timestamp> },
     /// An operator must look.
     Park { reason: String },
 }
@@ -190,33 +209,59 @@ enum Step {
 fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Step, Refusal> {
     match (state, event) {
         (State::Waiting { due, .. }, StepEvent::Begin { .. }) if context.now < *due => Err(Refusal::NotDue(*due)),
-        (State::Waiting { attempts, failures, .. }, StepEvent::Begin { owner, answer_within }) => {
-            Ok(Step::Send { attempt: attempts + 1, failures: *failures, owner, answer_within })
+        (State::Waiting { attempts, failures, .. }, StepEvent::Begin { owner, provider, answer_within }) => {
+            Ok(Step::Send { attempt: attempts + 1, failures: *failures, owner, provider, answer_within })
         }
-        (State::Waiting { .. }, StepEvent::Answered { .. } | StepEvent::AnswerLost) => Err(Refusal::NoSuchAttempt),
+        (
+            State::Waiting { .. },
+            StepEvent::Answered { .. } | StepEvent::AnswerLost | StepEvent::NotSent | StepEvent::Unresolved { .. },
+        ) => Err(Refusal::NoSuchAttempt),
         (State::Waiting { .. }, StepEvent::Fail(reason)) => Ok(Step::Park { reason }),
 
         (State::Sending { .. } | State::InDoubt { .. }, StepEvent::Begin { .. }) => Err(Refusal::AttemptOpen),
-        (
-            State::Sending { attempt, failures } | State::InDoubt { attempt, failures, .. },
-            StepEvent::Answered { send_key, attempt: answered, outcome },
-        ) => {
+        (State::Sending { attempt, failures }, StepEvent::Answered { send_key, attempt: answered, outcome }) => {
             if attempt.is(&send_key, answered) {
                 Ok(settle(attempt, *failures, outcome, context))
             } else {
                 Err(Refusal::NoSuchAttempt)
             }
         }
-        (State::Sending { attempt, failures }, StepEvent::AnswerLost) => Ok(Step::Doubt {
-            attempt: attempt.clone(),
-            failures: *failures,
-            reason: "the process that made the call ended before its answer was written".to_owned(),
-        }),
+        (State::Sending { attempt, failures }, StepEvent::AnswerLost) => Ok(doubt(
+            attempt,
+            *failures,
+            "the process that made the call ended before its answer was written".to_owned(),
+            context,
+        )),
+        // Whoever asks has not waited for the answer.
+        (State::Sending { .. }, StepEvent::NotSent | StepEvent::Unresolved { .. }) => Err(Refusal::AttemptOpen),
         // The call may be out: whatever failed since, that stays the most important thing to know.
         (State::Sending { attempt, failures }, StepEvent::Fail(reason)) => {
-            Ok(Step::Doubt { attempt: attempt.clone(), failures: *failures, reason })
+            Ok(doubt(attempt, *failures, reason, context))
         }
-        (State::InDoubt { .. }, StepEvent::AnswerLost | StepEvent::Fail(_)) => Err(Refusal::AttemptOpen),
+
+        (State::InDoubt { attempt, failures, .. }, StepEvent::Answered { send_key, attempt: answered, outcome }) => {
+            if !attempt.is(&send_key, answered) {
+                return Err(Refusal::NoSuchAttempt);
+            }
+            let how = format!("{} said what became of it: {}", attempt.provider, outcome.name());
+            Ok(match settle(attempt, *failures, outcome, context) {
+                // Still nobody knows.
+                doubt @ Step::Doubt { .. } => doubt,
+                then => Step::Resolved { attempt: attempt.number, how, then: Box::new(then) },
+            })
+        }
+        (State::InDoubt { attempt, failures, .. }, StepEvent::NotSent) => Ok(Step::Resolved {
+            attempt: attempt.number,
+            how: format!("{} does not have it: it was not sent", attempt.provider),
+            then: Box::new(again_at_once(attempt, *failures, context)),
+        }),
+        (State::InDoubt { attempt, failures, .. }, StepEvent::Unresolved { reason, ask_again }) => {
+            Ok(unresolved(attempt, *failures, reason, ask_again, context))
+        }
+        (State::InDoubt { .. }, StepEvent::AnswerLost) => Err(Refusal::AttemptOpen),
+        (State::InDoubt { attempt, failures, .. }, StepEvent::Fail(reason)) => {
+            Ok(Step::Doubt { attempt: attempt.clone(), failures: *failures, reason, next: None })
+        }
 
         (
             State::Stopped { reason, attempt: Some(attempt) },
@@ -233,9 +278,49 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
         }),
         (
             State::Completed | State::Parked { .. } | State::Stopped { .. },
-            StepEvent::Begin { .. } | StepEvent::Answered { .. } | StepEvent::AnswerLost | StepEvent::Fail(_),
+            StepEvent::Begin { .. }
+            | StepEvent::Answered { .. }
+            | StepEvent::AnswerLost
+            | StepEvent::NotSent
+            | StepEvent::Unresolved { .. }
+            | StepEvent::Fail(_),
         ) => Err(Refusal::Ended),
     }
+}
+
+/// The answer to an attempt was lost: find out at once.
+fn doubt(attempt: &Attempt, failures: u32, reason: String, context: &Context) -> Step {
+    Step::Doubt { attempt: attempt.clone(), failures, reason, next: Some(context.now) }
+}
+
+fn again_at_once(attempt: &Attempt, failures: u32, context: &Context) -> Step {
+    let (due, attempts) = (context.now, attempt.number);
+    Step::Again { due, attempts, failures, what: What::Retrying, reason: None }
+}
+
+/// What an attempt in doubt comes to that was asked for in vain.
+fn unresolved(attempt: &Attempt, failures: u32, reason: String, ask_again: bool, context: &Context) -> Step {
+    let policy = &context.doubt;
+    if context.now < policy.deadline(attempt) {
+        let next = if ask_again {
+            policy.next_question(attempt, context.now, context.random)
+        } else {
+            policy.deadline(attempt)
+        };
+        return Step::DoubtStays { attempt: attempt.clone(), failures, reason, next };
+    }
+    let then = match policy.then {
+        DoubtEnd::Resend => again_at_once(attempt, failures, context),
+        DoubtEnd::Skip => Step::Skipped,
+        DoubtEnd::Hold => Step::Doubt { attempt: attempt.clone(), failures, reason: reason.clone(), next: None },
+    };
+    let end = match policy.then {
+        DoubtEnd::Resend => "sent again",
+        DoubtEnd::Skip => "skipped",
+        DoubtEnd::Hold => "held for an operator",
+    };
+    let how = format!("nobody knows what became of it ({reason}): {end}, as configured");
+    Step::Resolved { attempt: attempt.number, how, then: Box::new(then) }
 }
 
 /// What an answer makes of the attempt it belongs to.
@@ -264,7 +349,7 @@ fn settle(attempt: &Attempt, failures: u32, outcome: Outcome, context: &Context)
             let due = context.now.plus(context.retry.delay(failures + 1, context.random));
             again(due, failures, What::Misconfigured, Some(reason))
         }
-        Outcome::Unknown { reason } => Step::Doubt { attempt: attempt.clone(), failures, reason },
+        Outcome::Unknown { reason } => doubt(attempt, failures, reason, context),
     }
 }
 
@@ -289,7 +374,7 @@ fn arrive(
     suppressed: Option<String>,
     is_new: bool,
 ) -> Transition {
-    let merged = !is_new && change.lead.profile.merge(arrival.profile);
+    let merged = !is_new && change.merge(arrival.profile);
     let here = |change: &Change<'_>, what| Entry {
         sequence: Some(sequence.name.clone()),
         version: Some(sequence.version),
@@ -376,6 +461,11 @@ impl<'a> Change<'a> {
     }
 
     fn apply(mut self, place: usize, sequence: &Sequence, step: Step) -> Transition {
+        self.take(place, sequence, step);
+        self.done()
+    }
+
+    fn take(&mut self, place: usize, sequence: &Sequence, step: Step) {
         let enrolment = &self.lead.enrolments[place];
         let step_id = sequence.steps.get(enrolment.step).map(|step| step.id.clone()).unwrap_or_default();
         let here = |what, attempt| Entry {
@@ -386,7 +476,7 @@ impl<'a> Change<'a> {
             ..self.entry(what)
         };
         match step {
-            Step::Send { attempt, failures, owner, answer_within } => {
+            Step::Send { attempt, failures, owner, provider, answer_within } => {
                 let entry = here(What::Sending, Some(attempt));
                 let attempt = Attempt {
                     send_key: send_key(&self.lead.lead_id, enrolment, &step_id),
@@ -394,6 +484,8 @@ impl<'a> Change<'a> {
                     started_at: self.context.now,
                     lost_at: self.context.now.plus(answer_within),
                     owner,
+                    provider,
+                    profile: None,
                 };
                 self.effects.push(Effect::Send(attempt.clone()));
                 self.journal.push(entry);
@@ -402,18 +494,19 @@ impl<'a> Change<'a> {
             }
             Step::Sent { attempt, message_id } => {
                 let entry = Entry { message_id: Some(message_id), ..here(What::Sent, Some(attempt)) };
-                let completed = Entry { step: None, ..here(What::Completed, None) };
                 self.log(entry);
-                let next = self.lead.enrolments[place].step + 1;
-                self.lead.enrolments[place].step = next;
-                // Counted from the actual sending: an outage never makes two emails arrive together.
-                if let Some(step) = sequence.steps.get(next) {
-                    let due = self.context.now.plus(step.after);
-                    self.enter(place, State::Waiting { due, attempts: 0, failures: 0 });
-                } else {
-                    self.log(completed);
-                    self.enter(place, State::Completed);
-                }
+                self.go_on(place, sequence);
+            }
+            Step::Skipped => self.go_on(place, sequence),
+            Step::Resolved { attempt, how, then } => {
+                let entry = Entry { reason: Some(how), ..here(What::Resolved, Some(attempt)) };
+                self.log(entry);
+                self.take(place, sequence, *then);
+            }
+            Step::DoubtStays { attempt, failures, reason, next } => {
+                let entry = here(What::Asked, Some(attempt.number));
+                self.journal.push(Entry { reason: Some(reason.clone()), until: Some(next), ..entry });
+                self.enter(place, State::InDoubt { attempt, failures, reason, next: Some(next) });
             }
             Step::SentLate { reason, attempt, message_id } => {
                 let entry = Entry { message_id: Some(message_id), ..here(What::Sent, Some(attempt)) };
@@ -430,10 +523,10 @@ impl<'a> Change<'a> {
                 self.log(entry);
                 self.enter(place, State::Waiting { due, attempts, failures });
             }
-            Step::Doubt { attempt, failures, reason } => {
+            Step::Doubt { attempt, failures, reason, next } => {
                 let entry = Entry { reason: Some(reason.clone()), ..here(What::InDoubt, Some(attempt.number)) };
                 self.log(entry);
-                self.enter(place, State::InDoubt { attempt, failures, reason });
+                self.enter(place, State::InDoubt { attempt, failures, reason, next });
             }
             Step::Park { reason } => {
                 let entry = Entry { reason: Some(reason.clone()), ..here(What::Parked, None) };
@@ -441,7 +534,22 @@ impl<'a> Change<'a> {
                 self.enter(place, State::Parked { reason });
             }
         }
-        self.done()
+    }
+
+    /// To the step after this one, or to the end.
+    fn go_on(&mut self, place: usize, sequence: &Sequence) {
+        let next = self.lead.enrolments[place].step + 1;
+        self.lead.enrolments[place].step = next;
+        // Counted from now, the actual sending: an outage never makes two emails arrive together.
+        if let Some(step) = sequence.steps.get(next) {
+            let due = self.context.now.plus(step.after);
+            self.enter(place, State::Waiting { due, attempts: 0, failures: 0 });
+        } else {
+            let SequenceRef { name, version } = self.lead.enrolments[place].sequence.clone();
+            let entry = Entry { sequence: Some(name), version: Some(version), ..self.entry(What::Completed) };
+            self.log(entry);
+            self.enter(place, State::Completed);
+        }
     }
 
     fn entry(&self, what: What) -> Entry {
@@ -463,6 +571,21 @@ impl<'a> Change<'a> {
         self.lead.history.push(entry);
         let surplus = self.lead.history.len().saturating_sub(HISTORY_LIMIT);
         self.lead.history.drain(..surplus);
+    }
+
+    /// Takes over what a later arrival told. An open attempt keeps the profile its email was rendered with: should the
+    /// call be made again, it must be the very same.
+    fn merge(&mut self, newer: Profile) -> bool {
+        let before = self.lead.profile.clone();
+        let changed = self.lead.profile.merge(newer);
+        if changed {
+            for enrolment in &mut self.lead.enrolments {
+                if let State::Sending { attempt, .. } | State::InDoubt { attempt, .. } = &mut enrolment.state {
+                    attempt.profile.get_or_insert_with(|| Box::new(before.clone()));
+                }
+            }
+        }
+        changed
     }
 
     fn suppress(&mut self, reason: String) {

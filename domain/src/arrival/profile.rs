@@ -11,7 +11,7 @@ const MAX_MERGED_ATTRIBUTES: usize = 128;
 const MAX_MERGED_BYTES: usize = 128 * 1024;
 
 /// What sources told us of a person, cleaned.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Profile {
     /// Tidied: NFC, one line, single spaces, at most 100 characters, its case as it came.

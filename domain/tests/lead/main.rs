@@ -1,5 +1,6 @@
 //! What a lead goes through, decided by the domain alone.
 #![allow(clippy::unwrap_used, clippy::panic)]
+mod doubt;
 mod properties;
 mod transitions;
 mod world;

@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::world::{self, World, accepted, begin};
-use dripline_domain::{Effect, Lead, Outcome, Reentry, StepEvent};
+use dripline_domain::{DoubtEnd, DoubtPolicy, Effect, Lead, Outcome, Reentry, StepEvent};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ enum Happening {
     Answer(Outcome),
     AnswerToAnother(Outcome),
     AnswerLost,
+    NotSent,
+    Unresolved(bool),
     Fail,
     TimePasses(u64),
 }
@@ -40,9 +42,16 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => outcome().prop_map(Happening::Answer),
         1 => outcome().prop_map(Happening::AnswerToAnother),
         1 => Just(Happening::AnswerLost),
+        1 => Just(Happening::NotSent),
+        2 => proptest::bool::ANY.prop_map(Happening::Unresolved),
         1 => Just(Happening::Fail),
         6 => (0_u64..10 * 86_400).prop_map(Happening::TimePasses),
     ]
+}
+
+fn doubt() -> impl Strategy<Value = DoubtPolicy> {
+    let end = prop_oneof![Just(DoubtEnd::Resend), Just(DoubtEnd::Skip), Just(DoubtEnd::Hold)];
+    (0_u64..5 * 86_400, end).prop_map(|(seconds, then)| DoubtPolicy { wait: Duration::from_secs(seconds), then })
 }
 
 fn reentry() -> impl Strategy<Value = Reentry> {
@@ -59,11 +68,13 @@ proptest! {
     #[test]
     fn any_history_keeps_the_promises(
         reentry in reentry(),
+        doubt in doubt(),
         random in 0.0_f64..1.0,
         happenings in proptest::collection::vec(happening(), 1..80),
     ) {
         let mut world = World::enrolled(reentry);
         world.random = random;
+        world.doubt = doubt;
         // Per enrolment: the step each accepted email belonged to, in order.
         let mut sent: HashMap<(String, u32), Vec<usize>> = HashMap::new();
         let mut accepted_keys = HashSet::new();
@@ -79,6 +90,10 @@ proptest! {
                     world.step(StepEvent::Answered { send_key: "another".to_owned(), attempt: 1, outcome })
                 }
                 Happening::AnswerLost => world.step(StepEvent::AnswerLost),
+                Happening::NotSent => world.step(StepEvent::NotSent),
+                Happening::Unresolved(ask_again) => {
+                    world.step(StepEvent::Unresolved { reason: "why".to_owned(), ask_again })
+                }
                 Happening::Fail => world.step(StepEvent::Fail("why".to_owned())),
                 Happening::TimePasses(seconds) => {
                     world.now = world.now.plus(Duration::from_secs(seconds));

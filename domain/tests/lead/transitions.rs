@@ -62,30 +62,43 @@ fn every_state_answers_every_step_event() {
         }
     };
     let fail = || StepEvent::Fail(reason("why"));
+    let unresolved = || StepEvent::Unresolved { reason: reason("no answer"), ask_again: true };
     let table: Vec<Row> = vec![
         ("waiting", waiting, world::begin(), Ok("SENDING")),
         ("waiting", waiting, answered(1), Err(Refusal::NoSuchAttempt)),
         ("waiting", waiting, StepEvent::AnswerLost, Err(Refusal::NoSuchAttempt)),
+        ("waiting", waiting, StepEvent::NotSent, Err(Refusal::NoSuchAttempt)),
+        ("waiting", waiting, unresolved(), Err(Refusal::NoSuchAttempt)),
         ("waiting", waiting, fail(), Ok("PARKED")),
         ("sending", sending, world::begin(), Err(Refusal::AttemptOpen)),
         ("sending", sending, answered(1), Err(Refusal::NoSuchAttempt)),
         ("sending", sending, StepEvent::AnswerLost, Ok("IN_DOUBT")),
+        ("sending", sending, StepEvent::NotSent, Err(Refusal::AttemptOpen)),
+        ("sending", sending, unresolved(), Err(Refusal::AttemptOpen)),
         ("sending", sending, fail(), Ok("IN_DOUBT")),
         ("in doubt", in_doubt, world::begin(), Err(Refusal::AttemptOpen)),
         ("in doubt", in_doubt, answered(1), Err(Refusal::NoSuchAttempt)),
         ("in doubt", in_doubt, StepEvent::AnswerLost, Err(Refusal::AttemptOpen)),
-        ("in doubt", in_doubt, fail(), Err(Refusal::AttemptOpen)),
+        ("in doubt", in_doubt, StepEvent::NotSent, Ok("WAITING")),
+        ("in doubt", in_doubt, unresolved(), Ok("IN_DOUBT")),
+        ("in doubt", in_doubt, fail(), Ok("IN_DOUBT")),
         ("parked", parked, world::begin(), Err(Refusal::Ended)),
         ("parked", parked, answered(1), Err(Refusal::Ended)),
         ("parked", parked, StepEvent::AnswerLost, Err(Refusal::Ended)),
+        ("parked", parked, StepEvent::NotSent, Err(Refusal::Ended)),
+        ("parked", parked, unresolved(), Err(Refusal::Ended)),
         ("parked", parked, fail(), Err(Refusal::Ended)),
         ("stopped", stopped, world::begin(), Err(Refusal::Ended)),
         ("stopped", stopped, answered(1), Err(Refusal::Ended)),
         ("stopped", stopped, StepEvent::AnswerLost, Err(Refusal::Ended)),
+        ("stopped", stopped, StepEvent::NotSent, Err(Refusal::Ended)),
+        ("stopped", stopped, unresolved(), Err(Refusal::Ended)),
         ("stopped", stopped, fail(), Err(Refusal::Ended)),
         ("completed", completed, world::begin(), Err(Refusal::Ended)),
         ("completed", completed, answered(1), Err(Refusal::Ended)),
         ("completed", completed, StepEvent::AnswerLost, Err(Refusal::Ended)),
+        ("completed", completed, StepEvent::NotSent, Err(Refusal::Ended)),
+        ("completed", completed, unresolved(), Err(Refusal::Ended)),
         ("completed", completed, fail(), Err(Refusal::Ended)),
     ];
     for (name, prepare, event, expected) in table {
@@ -112,7 +125,7 @@ fn every_outcome_settles_an_attempt_and_the_one_in_doubt_alike() {
         (Outcome::Transient { reason: reason("503") }, "WAITING", at(START.plus(first / 2))),
         (Outcome::Misconfigured { reason: reason("key revoked") }, "WAITING", at(START.plus(first / 2))),
         (Outcome::Refused { reason: reason("no such mailbox") }, "PARKED", None),
-        (Outcome::Unknown { reason: reason("timed out") }, "IN_DOUBT", None),
+        (Outcome::Unknown { reason: reason("timed out") }, "IN_DOUBT", at(START)),
     ];
     for in_doubt in [false, true] {
         for (outcome, status, due) in table.clone() {

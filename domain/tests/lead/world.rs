@@ -2,8 +2,8 @@
 use std::time::Duration;
 
 use dripline_domain::{
-    Address, Arrival, ArrivalId, Context, Effect, EnrolmentId, Event, Lead, LeadIdKey, Outcome, Profile, Reentry,
-    Refusal, RetryPolicy, Send, Sequence, State, Step, StepEvent, Template, Timestamp, Transition, transition,
+    Address, Arrival, ArrivalId, Context, DoubtPolicy, Effect, EnrolmentId, Event, Lead, LeadIdKey, Outcome, Profile,
+    Reentry, Refusal, RetryPolicy, Send, Sequence, State, Step, StepEvent, Template, Timestamp, Transition, transition,
 };
 
 pub const DAY: Duration = Duration::from_hours(24);
@@ -32,11 +32,19 @@ pub struct World {
     pub sequence: Sequence,
     pub lead: Option<Lead>,
     pub arrivals: u64,
+    pub doubt: DoubtPolicy,
 }
 
 impl World {
     pub fn new(reentry: Reentry) -> Self {
-        Self { now: START, random: 0.5, sequence: sequence(reentry), lead: None, arrivals: 0 }
+        Self {
+            now: START,
+            random: 0.5,
+            sequence: sequence(reentry),
+            lead: None,
+            arrivals: 0,
+            doubt: DoubtPolicy::default(),
+        }
     }
 
     /// A world in which the lead has arrived.
@@ -47,7 +55,7 @@ impl World {
     }
 
     pub fn context(&self) -> Context {
-        Context { now: self.now, random: self.random, retry: RetryPolicy::default() }
+        Context { now: self.now, random: self.random, retry: RetryPolicy::default(), doubt: self.doubt }
     }
 
     pub fn arrive(&mut self) -> Result<Transition, Refusal> {
@@ -115,7 +123,11 @@ impl World {
 }
 
 pub fn begin() -> StepEvent {
-    StepEvent::Begin { owner: "engine-1".to_owned(), answer_within: Duration::from_secs(20) }
+    StepEvent::Begin {
+        owner: "engine-1".to_owned(),
+        provider: "resend".to_owned(),
+        answer_within: Duration::from_secs(20),
+    }
 }
 
 pub fn accepted() -> Outcome {

@@ -53,7 +53,7 @@ pub(crate) async fn run(mut loaded: Loaded) -> anyhow::Result<()> {
         config.gateway.listen.set_port(0);
     }
     let outbox = Announced { outbox: Outbox::new(&config.esp.outbox)?, dir: config.esp.outbox.dir.clone() };
-    let running = Running::start(&loaded, Parts { gateway: true, engine: true }, Some(Arc::new(outbox))).await?;
+    let running = Running::start(&loaded, Parts { gateway: true, engine: true }, Some(vec![Arc::new(outbox)])).await?;
 
     let sample = sample_address()?;
     introduce(&server, &running, &sample)?;

@@ -9,17 +9,17 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::Stream;
 use dripline_actors::ports::{Clock, Esp, FrontDoor};
-use dripline_actors::{Engine, LeadLimits, Ports, Rate, Settings};
-use dripline_domain::{LeadIdKey, Limits, RetryPolicy, Sanitiser, Timestamp};
+use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings};
+use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, Timestamp};
 use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp};
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
-    Connections, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger, JetStreamRejected,
-    JetStreamSuppressions, JetStreamTimers, Login, Selection, SequenceBook,
+    Connections, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger, JetStreamPresence,
+    JetStreamRejected, JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection, SequenceBook,
 };
 use tokio::net::TcpListener;
 
-use crate::config::{Config, Loaded, Provider, check_sequences};
+use crate::config::{Config, Esp as EspSettings, Loaded, Provider, check_sequences};
 use crate::gateway;
 use crate::telemetry::Addresses;
 
@@ -58,8 +58,8 @@ pub async fn stop_signal() {
 /// Runs these parts until `stop` resolves, then finishes what is in flight.
 pub async fn run(loaded: Loaded, parts: Parts, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let config = &loaded.config;
-    let esp = if parts.engine { Some(provider(config)?) } else { None };
-    let running = Running::start(&loaded, parts, esp).await?;
+    let esps = if parts.engine { Some(providers(config)?) } else { None };
+    let running = Running::start(&loaded, parts, esps).await?;
     tracing::info!(gateway = parts.gateway, engine = parts.engine, provider = ?config.esp.provider, "dripline is running");
     running.until(stop).await
 }
@@ -83,7 +83,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) async fn start(loaded: &Loaded, parts: Parts, esp: Option<Arc<dyn Esp>>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(loaded: &Loaded, parts: Parts, esps: Option<Vec<Arc<dyn Esp>>>) -> anyhow::Result<Self> {
         let config = &loaded.config;
         let owner = owner();
         let connections = connect(config, &format!("dripline {owner}")).await?;
@@ -94,9 +94,9 @@ impl Running {
         }
         let front_door: Arc<dyn FrontDoor> =
             Arc::new(JetStreamFrontDoor::open(connections.general.clone(), context.clone()));
-        let engine = match esp {
-            Some(esp) => {
-                let ports = ports(loaded, &connections, esp).await?;
+        let engine = match esps {
+            Some(esps) => {
+                let ports = ports(loaded, &connections, esps).await?;
                 let settings = settings(config, owner, lead_ids.clone());
                 Some(Engine::start(ports, settings).await.context("the engine did not start")?)
             }
@@ -162,11 +162,11 @@ impl Running {
     }
 }
 
-/// The engine's world: everything on NATS, the sequences of the configured folder, and this provider.
+/// The engine's world: everything on NATS, the sequences of the configured folder, and these providers.
 ///
 /// # Errors
 /// The sequences cannot be used, or the topology is not there.
-pub async fn ports(loaded: &Loaded, connections: &Connections, esp: Arc<dyn Esp>) -> anyhow::Result<Ports> {
+pub async fn ports(loaded: &Loaded, connections: &Connections, esps: Vec<Arc<dyn Esp>>) -> anyhow::Result<Ports> {
     let config = &loaded.config;
     let context = &Connections::jetstream(&connections.general);
     let report = check_sequences(loaded);
@@ -183,6 +183,7 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esp: Arc<dyn Esp>
     let timers_context = Connections::jetstream(&connections.timers);
     let leads = stream(context, topology::LEADS_BUCKET).await?;
     let timers = stream(context, topology::TIMERS).await?;
+    let mender = Mender::new(connections.clone(), topology_options(config));
     Ok(Ports {
         clock: Arc::new(SystemClock),
         store: Arc::new(JetStreamLeadStore::new(leads.clone(), connections.commits.clone())),
@@ -193,17 +194,17 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esp: Arc<dyn Esp>
         )),
         sequences: Arc::new(sequences),
         composer: Arc::new(MinijinjaComposer::new()),
-        esp,
+        esps,
         rejected: Arc::new(JetStreamRejected::new(context.clone())),
         ledger: Arc::new(JetStreamLedger::new(leads, timers, connections.connected.clone())),
         leads: Arc::new(JetStreamInbox::trimming(
             consumer(context, topology::LEADS, topology::INTAKE).await?,
-            connections.general.clone(),
+            mender.clone(),
             stream(context, topology::LEADS).await?,
         )),
-        due: Arc::new(JetStreamInbox::new(
-            consumer(context, topology::TIMERS, topology::DUE).await?,
-            connections.general.clone(),
+        due: Arc::new(JetStreamInbox::new(consumer(context, topology::TIMERS, topology::DUE).await?, mender)),
+        presence: Arc::new(JetStreamPresence::new(
+            context.get_key_value(topology::ENGINES).await.context("bucket engines")?,
         )),
     })
 }
@@ -211,10 +212,10 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esp: Arc<dyn Esp>
 /// How the engine works, as configured. `owner` names this process, and no other, ever.
 pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings {
     let rate = (config.esp.rate > 0.0).then(|| {
-        // A second's worth of emails; the cast saturates.
+        // So few that no five seconds see noticeably more than five times the rate; the cast saturates.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let second = std::num::NonZeroU32::new(config.esp.rate as u32).unwrap_or(std::num::NonZeroU32::MIN);
-        Rate { per_second: config.esp.rate, burst: config.esp.burst.unwrap_or(second) }
+        let tenth = std::num::NonZeroU32::new((config.esp.rate / 10.0) as u32).unwrap_or(std::num::NonZeroU32::MIN);
+        Rate { per_second: config.esp.rate, burst: config.esp.burst.unwrap_or(tenth) }
     });
     Settings {
         owner,
@@ -227,9 +228,12 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
         intake_in_flight: config.engine.in_flight,
         calls_in_flight: config.esp.in_flight,
         rate,
-        // Half for the wait before the call, half for the call itself, and a margin for clocks.
+        call_within: config.esp.timeout,
+        // For the wait before the call, the call itself, and a margin for clocks.
         answer_within: config.esp.timeout * 2 + Duration::from_secs(2),
         retry: RetryPolicy::from(&config.retry),
+        doubt: DoubtPolicy { wait: config.esp.in_doubt_wait, then: config.esp.in_doubt.into() },
+        breaker: BreakerLimits { failures: config.esp.breaker_failures, ..BreakerLimits::default() },
         sweep_every: config.engine.sweep_every,
         sanitiser: sanitiser(config),
         lead_ids,
@@ -240,12 +244,16 @@ fn sanitiser(config: &Config) -> Sanitiser {
     Sanitiser { default_region: config.engine.default_region.clone(), limits: Limits::default() }
 }
 
-/// The provider that the configuration names.
-pub(crate) fn provider(config: &Config) -> anyhow::Result<Arc<dyn Esp>> {
+/// The providers that the configuration names, in order of preference.
+pub(crate) fn providers(config: &Config) -> anyhow::Result<Vec<Arc<dyn Esp>>> {
     let esp = &config.esp;
+    std::iter::once(esp.provider).chain(esp.fallback.iter().copied()).map(|name| provider(esp, name)).collect()
+}
+
+fn provider(esp: &EspSettings, name: Provider) -> anyhow::Result<Arc<dyn Esp>> {
     let (timeout, calls) = (esp.timeout, esp.in_flight);
     // The configuration was checked: the chosen provider's part is there, or its adapter says what is missing.
-    Ok(match esp.provider {
+    Ok(match name {
         Provider::Outbox => Arc::new(Outbox::new(&esp.outbox)?),
         Provider::Sendgrid => Arc::new(SendGrid::new(&esp.sendgrid.clone().unwrap_or_default(), timeout, calls)?),
         Provider::Mailgun => Arc::new(Mailgun::new(&esp.mailgun.clone().unwrap_or_default(), timeout, calls)?),
@@ -284,19 +292,16 @@ async fn stream(context: &jetstream::Context, name: &str) -> anyhow::Result<Stre
     context.get_stream_no_info(name).await.with_context(|| format!("stream {name}"))
 }
 
-async fn consumer(
-    context: &jetstream::Context,
-    stream: &str,
-    name: &str,
-) -> anyhow::Result<Consumer<pull::Config>> {
+async fn consumer(context: &jetstream::Context, stream: &str, name: &str) -> anyhow::Result<Consumer<pull::Config>> {
     context.get_consumer_from_stream(name, stream).await.with_context(|| format!("consumer {stream}/{name}"))
 }
 
 /// Names this process, and no other, ever: where it runs, when it started, and chance.
 fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = host.trim();
-    let host = if host.is_empty() { "engine" } else { host };
+    // It is the key of a bucket, too: letters, digits and dashes.
+    let host: String = host.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let host = if host.is_empty() { "engine" } else { &host };
     format!("{host}.{}.{:08x}", std::process::id(), rand::random::<u32>())
 }
 

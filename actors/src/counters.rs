@@ -9,6 +9,7 @@ pub struct Counters {
     sent: AtomicU64,
     retried: AtomicU64,
     in_doubt: AtomicU64,
+    resolved: AtomicU64,
     parked: AtomicU64,
     rejected: AtomicU64,
     restarts: AtomicU64,
@@ -27,6 +28,8 @@ pub struct Counts {
     pub retried: u64,
     /// Attempts whose answer was lost.
     pub in_doubt: u64,
+    /// Doubts that were settled, or given up.
+    pub resolved: u64,
     /// Enrolments that wait for an operator.
     pub parked: u64,
     /// Messages moved to `REJECTED`.
@@ -47,9 +50,11 @@ impl Counters {
             What::RateLimited | What::Retrying | What::Misconfigured => &self.retried,
             What::InDoubt => &self.in_doubt,
             What::Parked => &self.parked,
+            What::Resolved => &self.resolved,
             What::ArrivedAgain
             | What::NotEnrolled
             | What::Sending
+            | What::Asked
             | What::Completed
             | What::Suppressed
             | What::Restarted => return,
@@ -81,6 +86,7 @@ impl Counters {
             sent: of(&self.sent),
             retried: of(&self.retried),
             in_doubt: of(&self.in_doubt),
+            resolved: of(&self.resolved),
             parked: of(&self.parked),
             rejected: of(&self.rejected),
             restarts: of(&self.restarts),

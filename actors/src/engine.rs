@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dripline_domain::{LeadIdKey, RetryPolicy, Sanitiser, Sequence};
+use dripline_domain::{DoubtPolicy, LeadIdKey, RetryPolicy, Sanitiser, Sequence};
 use ractor::{ActorCell, ActorRef, SpawnErr};
 use ractor_supervisor::{
     ChildBackoffFn, ChildSpec, Restart, SpawnFn, Supervisor, SupervisorArguments, SupervisorMsg, SupervisorOptions,
@@ -11,13 +11,17 @@ use ractor_supervisor::{
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::breaker::BreakerLimits;
 use crate::committer::Committer;
 use crate::counters::Counters;
 use crate::intake::{Due, Intake};
 use crate::leads::{LeadLimits, Leads, Services};
 use crate::limiter::{Rate, RateLimiter};
-use crate::ports::{Clock, Composer, Esp, Inbox, LeadStore, Ledger, Rejected, Sequences, Suppressions, Timers};
-use crate::provider::Provider;
+use crate::ports::{
+    Clock, Composer, Esp, Inbox, LeadStore, Ledger, Presence, Rejected, Sequences, Suppressions, Timers,
+};
+use crate::presence::{PresenceActor, PresenceArguments};
+use crate::provider::Providers;
 use crate::pump::{Consume, Places, PumpActor, PumpArguments};
 use crate::sweeper::{SweeperActor, SweeperArguments};
 
@@ -34,12 +38,19 @@ pub struct Settings {
     pub intake_in_flight: usize,
     /// Calls to the provider at a time.
     pub calls_in_flight: usize,
-    /// How fast emails leave; none for as fast as can be.
+    /// How fast emails leave, of all processes together; none for as fast as can be.
     pub rate: Option<Rate>,
-    /// So long after an intent its answer counts as lost; at least twice what a call may take.
+    /// A call that could not begin so long after its intent is not made.
+    pub call_within: Duration,
+    /// So long after an intent its answer counts as lost; longer than `call_within` by what a call may take, and by what
+    /// clocks may differ.
     pub answer_within: Duration,
     /// When failed attempts are tried again.
     pub retry: RetryPolicy,
+    /// What is done about lost answers.
+    pub doubt: DoubtPolicy,
+    /// When a failing provider is left alone, and for how long.
+    pub breaker: BreakerLimits,
     /// Between two sweeps.
     pub sweep_every: Duration,
     /// How raw leads are cleaned.
@@ -63,12 +74,14 @@ pub struct Ports {
     pub sequences: Arc<dyn Sequences>,
     /// Renders emails.
     pub composer: Arc<dyn Composer>,
-    /// Sends them.
-    pub esp: Arc<dyn Esp>,
+    /// Send them, in order of preference; at least one.
+    pub esps: Vec<Arc<dyn Esp>>,
     /// Keeps what cannot be processed.
     pub rejected: Arc<dyn Rejected>,
     /// For the sweeper.
     pub ledger: Arc<dyn Ledger>,
+    /// Which other engines are alive.
+    pub presence: Arc<dyn Presence>,
     /// Raw leads.
     pub leads: Arc<dyn Inbox>,
     /// Fired timers.
@@ -98,12 +111,14 @@ impl Engine {
     pub async fn start(ports: Ports, settings: Settings) -> Result<Self, StartError> {
         let counters = Arc::new(Counters::default());
         let (stopping, stopped) = watch::channel(false);
-        let (committer, limiter, provider, leads) =
-            (Committer::new(), RateLimiter::new(), Provider::new(settings.calls_in_flight), Leads::new());
+        let (committer, limiter, leads) = (Committer::new(), RateLimiter::new(), Leads::new());
+        let providers = Providers::new(&ports.esps, settings.calls_in_flight, settings.breaker, &limiter, &ports.clock);
         let services = Arc::new(Services {
             owner: settings.owner.clone(),
             answer_within: settings.answer_within,
+            call_within: settings.call_within,
             retry: settings.retry,
+            doubt: settings.doubt,
             clock: Arc::clone(&ports.clock),
             store: Arc::clone(&ports.store),
             timers: Arc::clone(&ports.timers),
@@ -113,7 +128,7 @@ impl Engine {
             rejected: Arc::clone(&ports.rejected),
             committer: committer.clone(),
             limiter: limiter.clone(),
-            provider: provider.clone(),
+            providers: providers.clone(),
             counters: Arc::clone(&counters),
             leads: leads.clone(),
             no_sequence: Arc::new(Sequence::default()),
@@ -125,11 +140,11 @@ impl Engine {
         });
         let due = Arc::new(Due { services: Arc::clone(&services) });
 
-        let places = [Places::new(due_capacity(&settings)), Places::new(settings.intake_in_flight)];
+        let places = [Places::new(settings.due_in_flight), Places::new(settings.intake_in_flight)];
 
         let name = |actor: &str| format!("{}/{actor}", settings.owner);
         // In the order of dependence: when one fails, it and all after it are restarted.
-        let child_specs = vec![
+        let mut child_specs = vec![
             child(name("committer"), {
                 let store = Arc::clone(&ports.store);
                 move || committer.actor(Arc::clone(&store))
@@ -138,10 +153,21 @@ impl Engine {
                 let (limiter, clock) = (limiter.clone(), Arc::clone(&ports.clock));
                 move || limiter.actor(settings.rate, Arc::clone(&clock))
             }),
-            child(name("provider"), {
-                let (esp, clock) = (Arc::clone(&ports.esp), Arc::clone(&ports.clock));
-                move || provider.actor(Arc::clone(&esp), limiter.clone(), Arc::clone(&clock))
+            child(name("presence"), {
+                let arguments = PresenceArguments {
+                    owner: settings.owner.clone(),
+                    presence: Arc::clone(&ports.presence),
+                    limiter,
+                    clock: Arc::clone(&ports.clock),
+                };
+                move || (PresenceActor, arguments.clone())
             }),
+        ];
+        child_specs.extend(providers.actors().map(|provider| {
+            let provider = provider.clone();
+            child(name(&format!("provider-{}", provider.name())), move || provider.actor())
+        }));
+        child_specs.extend([
             child(name("leads"), {
                 let leads = leads.clone();
                 move || leads.actor(Arc::clone(&services), settings.leads)
@@ -167,7 +193,7 @@ impl Engine {
                     (SweeperActor, arguments)
                 }
             }),
-        ];
+        ]);
         let options = SupervisorOptions {
             strategy: SupervisorStrategy::RestForOne,
             max_restarts: MELTDOWN_RESTARTS,
@@ -205,16 +231,6 @@ impl Engine {
         self.root.stop(None);
         self.ended().await;
     }
-}
-
-/// The pump holds no more than the limiter lets out in a few seconds, or a message would be redelivered while it waits.
-fn due_capacity(settings: &Settings) -> usize {
-    const SECONDS: f64 = 3.0;
-    // A rate is far below what a float of this size holds exactly; the cast saturates.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    settings.rate.map_or(settings.due_in_flight, |rate| {
-        settings.due_in_flight.min((rate.per_second * SECONDS).ceil() as usize).max(1)
-    })
 }
 
 fn pump(

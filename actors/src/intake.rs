@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::leads::Services;
 use crate::ports::{Delivery, Rejection};
-use crate::pump::Consume;
+use crate::pump::{Consume, Room};
 
 /// The subject of raw leads; `leads.new.<source>` names the source.
 const LEADS_SUBJECT: &str = "leads.new";
@@ -85,6 +85,11 @@ pub(crate) struct Due {
 impl Consume for Due {
     fn name(&self) -> &'static str {
         "due"
+    }
+
+    fn room(&self) -> Room {
+        let now = self.services.clock.now();
+        self.services.providers.room(now).and(self.services.limiter.room(now))
     }
 
     fn consume(&self, delivery: Delivery) {

@@ -4,6 +4,7 @@
 //! from outside by a handle that outlives its restarts.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod breaker;
 mod committer;
 mod counters;
 mod engine;
@@ -11,6 +12,7 @@ mod intake;
 mod leads;
 mod limiter;
 pub mod ports;
+mod presence;
 mod provider;
 mod pump;
 mod slot;
@@ -19,6 +21,7 @@ mod sweeper;
 use std::error::Error;
 use std::fmt;
 
+pub use breaker::BreakerLimits;
 pub use committer::CommitError;
 pub use counters::{Counters, Counts};
 pub use engine::{Engine, Ports, Settings, StartError};

@@ -1,8 +1,12 @@
 //! The rate limiter: no email leaves without its permit, first come, first served.
+//!
+//! Three things bound the rate of this process: its share of the configured rate, which depends on how many processes
+//! are alive; what a provider's "too fast" has taught it (additive increase, multiplicative decrease); and a pause, if a
+//! provider asked for one.
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dripline_domain::Timestamp;
@@ -12,9 +16,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use crate::ports::Clock;
+use crate::pump::Room;
 use crate::slot::{NotRunning, Slot};
 
-/// How fast emails may leave.
+/// How fast emails may leave, of all processes together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
     /// Emails a second, above zero.
@@ -23,17 +28,39 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
+/// After a "too fast" that names no time, nobody gets a permit for so long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often a cut rate creeps back.
+const CREEP_EVERY: Duration = Duration::from_secs(1);
+/// By so much each time, of the rate before the cut.
+const CREEP: f64 = 0.05;
+/// A rate is not cut below this, in emails a second.
+const SLOWEST: f64 = 0.5;
+/// Where no rate is configured, a cut is forgotten once it has crept up to so many times the rate before it.
+const FORGOTTEN_AT: f64 = 2.0;
+/// The pumps hold no more messages than get their permit within this: well below `ack_wait`, or they would be delivered
+/// again while they wait.
+const HOLD: Duration = Duration::from_secs(3);
+
 /// Reaches the rate limiter.
 #[derive(Clone)]
 pub struct RateLimiter {
     slot: Slot<Message>,
+    shown: Arc<Shown>,
+}
+
+/// What can be read without asking the actor.
+#[derive(Default)]
+struct Shown {
     /// Unix milliseconds; 0 when it was never paused.
-    paused_until: Arc<AtomicI64>,
+    paused_until: AtomicI64,
+    /// How many messages a pump may hold; `u64::MAX` for no limit.
+    hold: AtomicU64,
 }
 
 impl RateLimiter {
     pub(crate) fn new() -> Self {
-        Self { slot: Slot::empty(), paused_until: Arc::default() }
+        Self { slot: Slot::empty(), shown: Arc::default() }
     }
 
     /// Waits for a permit to make one call.
@@ -43,22 +70,43 @@ impl RateLimiter {
         answer.await.map_err(|_| NotRunning("rate limiter"))
     }
 
-    /// Until when nobody gets a permit, if the provider asked for a pause: no need to wait in line for so long.
+    /// Until when nobody gets a permit, if a provider asked for a pause: no need to wait in line for so long.
     pub fn paused(&self, now: Timestamp) -> Option<Timestamp> {
-        let until = Timestamp::from_millis(self.paused_until.load(Ordering::Relaxed));
+        let until = Timestamp::from_millis(self.shown.paused_until.load(Ordering::Relaxed));
         (until > now).then_some(until)
     }
 
-    /// The provider asked for a pause: nobody gets a permit before `until`.
-    pub fn pause(&self, until: Timestamp) {
-        self.paused_until.fetch_max(until.as_millis(), Ordering::Relaxed);
-        if let Err(error) = self.slot.cast("rate limiter", Message::Pause(until)) {
-            tracing::warn!(%error, "could not tell the rate limiter to pause");
+    /// A provider said that we are too fast: nobody gets a permit before `until`, and then more slowly.
+    pub fn slow_down(&self, until: Timestamp) {
+        self.tell(Message::SlowDown(until));
+    }
+
+    /// Another process was told to pause: so do we.
+    pub(crate) fn pause(&self, until: Timestamp) {
+        self.tell(Message::Pause(until));
+    }
+
+    /// The part of the configured rate that is ours, from 0 to 1; none while it is not known.
+    pub(crate) fn share(&self, share: Option<f64>) {
+        self.tell(Message::Share(share));
+    }
+
+    /// How many messages a pump may hold.
+    pub(crate) fn room(&self, now: Timestamp) -> Room {
+        match self.paused(now) {
+            Some(until) => Room::Closed(until),
+            None => Room::AtMost(usize::try_from(self.shown.hold.load(Ordering::Relaxed)).unwrap_or(usize::MAX).max(1)),
+        }
+    }
+
+    fn tell(&self, message: Message) {
+        if let Err(error) = self.slot.cast("rate limiter", message) {
+            tracing::debug!(%error, "the rate limiter could not be told");
         }
     }
 
     pub(crate) fn actor(&self, rate: Option<Rate>, clock: Arc<dyn Clock>) -> (LimiterActor, LimiterArguments) {
-        (LimiterActor, LimiterArguments { slot: self.slot.clone(), rate, clock })
+        (LimiterActor, LimiterArguments { handle: self.clone(), rate, clock })
     }
 }
 
@@ -66,27 +114,78 @@ impl RateLimiter {
 pub(crate) enum Message {
     /// A lead wants to make a call.
     Acquire(oneshot::Sender<()>),
+    /// A provider said that we are too fast.
+    SlowDown(Timestamp),
     /// No permits before this time.
     Pause(Timestamp),
+    /// Our part of the configured rate.
+    Share(Option<f64>),
     /// Time may have come for those who wait.
     Grant,
+    /// A cut rate creeps back.
+    Creep,
 }
 
 pub(crate) struct LimiterActor;
 
 pub(crate) struct LimiterArguments {
-    slot: Slot<Message>,
+    handle: RateLimiter,
     rate: Option<Rate>,
     clock: Arc<dyn Clock>,
 }
 
 pub(crate) struct LimiterState {
+    shown: Arc<Shown>,
+    rate: Option<Rate>,
+    /// None: we do not know how many share the rate, so nobody gets a permit.
+    share: Option<f64>,
+    cut: Option<Cut>,
+    /// What of it all holds now; none for as fast as can be.
     governor: Option<DefaultDirectRateLimiter>,
     clock: Arc<dyn Clock>,
     waiting: VecDeque<oneshot::Sender<()>>,
     paused_until: Option<Instant>,
+    pace: Pace,
     /// Whether a `Grant` is on its way.
     armed: bool,
+}
+
+/// A rate that a provider found too fast, and what it is now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cut {
+    before: f64,
+    now: f64,
+    at: Instant,
+}
+
+/// Permits of the latest full second: the rate to cut where none is configured.
+struct Pace {
+    since: Instant,
+    permits: u32,
+    last: f64,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { since: now, permits: 0, last: 0.0 }
+    }
+
+    fn count(&mut self, now: Instant, permits: u32) {
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= Duration::from_secs(1) {
+            self.last = f64::from(self.permits) / elapsed.as_secs_f64();
+            (self.since, self.permits) = (now, 0);
+        }
+        self.permits += permits;
+    }
+
+    /// Emails a second, lately.
+    fn rate(&mut self, now: Instant) -> f64 {
+        self.count(now, 0);
+        let elapsed = now.saturating_duration_since(self.since).as_secs_f64();
+        // A beginning second says something once it is a tenth old.
+        if elapsed > 0.1 { self.last.max(f64::from(self.permits) / elapsed) } else { self.last }
+    }
 }
 
 impl Actor for LimiterActor {
@@ -97,25 +196,27 @@ impl Actor for LimiterActor {
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
-        arguments: LimiterArguments,
+        LimiterArguments { handle, rate, clock }: LimiterArguments,
     ) -> Result<LimiterState, ActorProcessingErr> {
-        let governor = match arguments.rate {
-            None => None,
-            Some(rate) => {
-                let quota = Quota::with_period(Duration::from_secs_f64(1.0 / rate.per_second))
-                    .ok_or("the rate must be above zero")?
-                    .allow_burst(rate.burst);
-                Some(Governor::direct(quota))
-            }
-        };
-        arguments.slot.occupy(myself);
-        Ok(LimiterState {
-            governor,
-            clock: arguments.clock,
+        if rate.is_some_and(|rate| !(rate.per_second > 0.0 && rate.per_second.is_finite())) {
+            return Err("the rate must be above zero".into());
+        }
+        let mut state = LimiterState {
+            shown: Arc::clone(&handle.shown),
+            rate,
+            // Without a rate there is nothing to share.
+            share: rate.is_none().then_some(1.0),
+            cut: None,
+            governor: None,
+            clock,
             waiting: VecDeque::new(),
             paused_until: None,
+            pace: Pace::new(Instant::now()),
             armed: false,
-        })
+        };
+        state.rebuild();
+        handle.slot.occupy(myself);
+        Ok(state)
     }
 
     async fn handle(
@@ -126,11 +227,27 @@ impl Actor for LimiterActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Acquire(reply) => state.waiting.push_back(reply),
-            Message::Pause(until) => {
-                let until = Instant::now() + until.since(state.clock.now());
-                state.paused_until = Some(state.paused_until.map_or(until, |earlier| earlier.max(until)));
+            Message::SlowDown(until) => {
+                let now = state.clock.now();
+                state.pause(until.max(now.plus(PAUSE)));
+                if state.cut() {
+                    myself.send_after(CREEP_EVERY, || Message::Creep);
+                }
+            }
+            Message::Pause(until) => state.pause(until),
+            Message::Share(share) => {
+                if state.rate.is_some() && state.share != share {
+                    state.share = share;
+                    state.rebuild();
+                    tracing::info!(share, per_second = state.per_second(), "this process's share of the rate");
+                }
             }
             Message::Grant => state.armed = false,
+            Message::Creep => {
+                if state.creep() {
+                    myself.send_after(CREEP_EVERY, || Message::Creep);
+                }
+            }
         }
         state.grant(&myself);
         Ok(())
@@ -138,32 +255,126 @@ impl Actor for LimiterActor {
 }
 
 impl LimiterState {
+    fn pause(&mut self, until: Timestamp) {
+        self.shown.paused_until.fetch_max(until.as_millis(), Ordering::Relaxed);
+        let until = Instant::now() + until.since(self.clock.now());
+        self.paused_until = Some(self.paused_until.map_or(until, |earlier| earlier.max(until)));
+    }
+
+    /// Emails a second that are ours to send, without what a provider has taught; none for as many as can be.
+    fn ceiling(&self) -> Option<f64> {
+        self.rate.map(|rate| rate.per_second * self.share.unwrap_or(0.0))
+    }
+
+    fn per_second(&self) -> Option<f64> {
+        let cut = self.cut.map(|cut| cut.now);
+        match (self.ceiling(), cut) {
+            (Some(ceiling), Some(cut)) => Some(ceiling.min(cut)),
+            (ceiling, cut) => ceiling.or(cut),
+        }
+    }
+
+    /// Halves the rate, once for all that the provider says within a second. Whether the rate was whole until now.
+    fn cut(&mut self) -> bool {
+        let now = Instant::now();
+        let lately = self.pace.rate(now).max(SLOWEST);
+        let (before, whole) = match self.cut {
+            Some(cut) if now.saturating_duration_since(cut.at) < PAUSE => return false,
+            Some(cut) => (cut.before, false),
+            None => (self.ceiling().unwrap_or(lately).min(lately.max(SLOWEST)), true),
+        };
+        let halved = (self.cut.map_or(before, |cut| cut.now) / 2.0).max(SLOWEST);
+        self.cut = Some(Cut { before, now: halved, at: now });
+        self.rebuild();
+        tracing::warn!(per_second = self.per_second(), "the provider is too slow for us: sending more slowly");
+        whole
+    }
+
+    /// Whether there is more to come.
+    fn creep(&mut self) -> bool {
+        let Some(cut) = &mut self.cut else { return false };
+        if self.paused_until.is_none_or(|until| until <= Instant::now()) {
+            cut.now += (cut.before * CREEP).max(SLOWEST * CREEP);
+        }
+        let enough = self.rate.map_or(cut.before * FORGOTTEN_AT, |rate| rate.per_second * self.share.unwrap_or(1.0));
+        if cut.now >= enough {
+            self.cut = None;
+            tracing::info!("sending at full speed again");
+        }
+        self.rebuild();
+        self.cut.is_some()
+    }
+
+    /// The new rate holds from now on, with nothing saved up: whoever gains a share must not send its burst at once.
+    fn rebuild(&mut self) {
+        let per_second = self.per_second();
+        self.governor = per_second.filter(|rate| *rate > 0.0).and_then(|per_second| {
+            let quota = Quota::with_period(Duration::from_secs_f64(1.0 / per_second))?;
+            let whole = self.rate.map_or(per_second, |rate| rate.per_second);
+            let burst = self.rate.map_or(per_second / 10.0, |rate| f64::from(rate.burst.get()) * per_second / whole);
+            let burst = NonZeroU32::new(ceil(burst)).unwrap_or(NonZeroU32::MIN);
+            let governor = Governor::direct(quota.allow_burst(burst));
+            let _ = governor.check_n(burst);
+            Some(governor)
+        });
+        let hold = per_second.map_or(u64::MAX, |rate| u64::from(ceil(rate * HOLD.as_secs_f64())));
+        self.shown.hold.store(hold, Ordering::Relaxed);
+    }
+
     fn grant(&mut self, myself: &ActorRef<Message>) {
+        let mut granted = 0;
         while !self.waiting.is_empty() {
-            if let Some(wait) = self.wait() {
-                if !self.armed {
-                    self.armed = true;
-                    myself.send_after(wait, || Message::Grant);
+            match self.wait() {
+                Wait::None => {}
+                Wait::For(wait) => {
+                    if !self.armed {
+                        self.armed = true;
+                        myself.send_after(wait, || Message::Grant);
+                    }
+                    break;
                 }
-                return;
+                // The next share brings them on.
+                Wait::ForShare => break,
             }
             if let Some(reply) = self.waiting.pop_front() {
                 // A lead that no longer waits leaves its permit unused: slower, never faster, than allowed.
                 let _ = reply.send(());
+                granted += 1;
             }
+        }
+        if granted > 0 {
+            self.pace.count(Instant::now(), granted);
         }
     }
 
-    /// How long until the next permit; none when it was just taken.
-    fn wait(&mut self) -> Option<Duration> {
+    /// How long until the next permit; `Wait::None` when it was just taken.
+    fn wait(&mut self) -> Wait {
         if let Some(until) = self.paused_until {
             let left = until.saturating_duration_since(Instant::now());
             if !left.is_zero() {
-                return Some(left);
+                return Wait::For(left);
             }
             self.paused_until = None;
         }
-        let governor = self.governor.as_ref()?;
-        governor.check().err().map(|not_until| not_until.wait_time_from(DefaultClock::default().now()))
+        match (&self.governor, self.per_second()) {
+            (Some(governor), _) => match governor.check() {
+                Ok(()) => Wait::None,
+                Err(not_until) => Wait::For(not_until.wait_time_from(DefaultClock::default().now())),
+            },
+            (None, None) => Wait::None,
+            (None, Some(_zero)) => Wait::ForShare,
+        }
     }
+}
+
+enum Wait {
+    None,
+    For(Duration),
+    ForShare,
+}
+
+/// Rates and bursts are far below 2^32; beyond it, the cast saturates.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn ceil(number: f64) -> u32 {
+    number.ceil() as u32
 }

@@ -329,6 +329,27 @@ pub struct Scanned {
     pub generation: u64,
 }
 
+/// Which engine processes are alive.
+#[async_trait]
+pub trait Presence: Send + Sync + 'static {
+    /// Tells the others that this process is alive, and what they should know; they see it once this returns.
+    async fn announce(&self, beat: &Beat) -> Result<(), StoreError>;
+    /// Tells them that it sends nothing any more.
+    async fn leave(&self, owner: &str) -> Result<(), StoreError>;
+    /// Every announcement from now on, and before them the newest of each process that is alive; `Ok(Err(owner))` where
+    /// one has left. Our own are among them.
+    async fn watch(&self) -> Result<BoxStream<'static, Result<Result<Beat, String>, StoreError>>, StoreError>;
+}
+
+/// What a process tells the others every second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// Names the process.
+    pub owner: String,
+    /// No email leaves before this: a provider asked for a pause.
+    pub paused_until: Option<Timestamp>,
+}
+
 /// The time.
 pub trait Clock: Send + Sync + 'static {
     /// Now.

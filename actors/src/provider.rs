@@ -1,132 +1,246 @@
-//! The provider: makes the calls to one ESP, so many at a time, and stops for a while when the ESP refuses everything.
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+//! The providers: each makes the calls to one ESP, so many at a time, gathered into batches where the ESP has them, and
+//! behind a circuit breaker. Where one is stopped, the next in order takes the calls.
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dripline_domain::{Email, Outcome, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::breaker::{Admission, Breaker, BreakerLimits, Change, Verdict};
 use crate::limiter::RateLimiter;
-use crate::ports::{Clock, Esp};
+use crate::ports::{AfterLostAnswer, Clock, Esp, LookUp};
+use crate::pump::Room;
 use crate::slot::{NotRunning, Slot};
 
-/// After a `Misconfigured` answer no call is begun for so long.
-const PROBE_EVERY: Duration = Duration::from_mins(1);
+/// Calls that come within this go into one batch, where the provider has batches.
+const GATHER: Duration = Duration::from_millis(3);
 
-/// Reaches the provider.
+/// Reaches the providers.
 #[derive(Clone)]
-pub struct Provider {
+pub struct Providers {
+    /// In order of preference; at least one.
+    list: Arc<[Provider]>,
+}
+
+/// Reaches one provider.
+#[derive(Clone)]
+pub(crate) struct Provider {
     slot: Slot<Message>,
+    esp: Arc<dyn Esp>,
     places: Arc<Semaphore>,
-    /// Unix milliseconds; 0 when it is not stopped.
-    stopped_until: Arc<AtomicI64>,
+    breaker: Arc<Mutex<Breaker>>,
+    limiter: RateLimiter,
+    clock: Arc<dyn Clock>,
 }
 
-/// Room for one call. Taken before the intent is written, so that a crash leaves no more attempts in doubt than there
-/// may be calls at a time.
-pub struct Place(OwnedSemaphorePermit);
+/// Room for one call to one provider. Taken before the intent is written, so that a crash leaves no more attempts in
+/// doubt than there may be calls at a time.
+pub struct Place {
+    provider: Provider,
+    _permit: OwnedSemaphorePermit,
+    /// By this call the provider is tried.
+    probe: bool,
+}
 
-impl Provider {
-    /// At most so many calls at a time.
-    pub(crate) fn new(calls: usize) -> Self {
-        Self { slot: Slot::empty(), places: Arc::new(Semaphore::new(calls.max(1))), stopped_until: Arc::default() }
-    }
+/// There is no room.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPlace {
+    /// No provider takes calls before this time.
+    #[error("no provider takes calls before {0}")]
+    Stopped(Timestamp),
+    /// The engine is stopping.
+    #[error(transparent)]
+    NotRunning(#[from] NotRunning),
+}
 
-    /// Until when no call should be begun, because the provider refuses all of them.
-    pub fn stopped(&self, now: Timestamp) -> Option<Timestamp> {
-        let until = Timestamp::from_millis(self.stopped_until.load(Ordering::Relaxed));
-        (until > now).then_some(until)
-    }
-
-    /// Waits for room for one call; first come, first served.
-    pub async fn place(&self) -> Result<Place, NotRunning> {
-        Arc::clone(&self.places).acquire_owned().await.map(Place).map_err(|_closed| NotRunning("provider"))
-    }
-
-    /// Makes one call. An error means that the call may have been made and its answer is lost.
-    pub async fn send(&self, email: Email, place: Place) -> Result<Outcome, NotRunning> {
-        let (reply, answer) = oneshot::channel();
-        self.slot.cast("provider", Message::Send(Call { email: Box::new(email), place, reply }))?;
-        answer.await.map_err(|_| NotRunning("provider"))
-    }
-
-    pub(crate) fn actor(
-        &self,
-        esp: Arc<dyn Esp>,
-        limiter: RateLimiter,
-        clock: Arc<dyn Clock>,
-    ) -> (ProviderActor, ProviderArguments) {
-        (ProviderActor, ProviderArguments { provider: self.clone(), esp, limiter, clock })
+impl Place {
+    /// The name of the provider that will be called.
+    pub fn provider(&self) -> &'static str {
+        self.provider.esp.name()
     }
 }
 
-/// What the provider is told.
-pub(crate) enum Message {
-    /// A lead's intent is on disk: call.
-    Send(Call),
-    /// What a call taught about the provider.
-    Learn(Report),
-}
-
-/// What of an outcome concerns all leads.
-pub(crate) enum Report {
-    RateLimited(Option<Timestamp>),
-    Misconfigured(String),
-}
-
-impl Report {
-    fn of(outcome: &Outcome) -> Option<Self> {
-        match outcome {
-            Outcome::RateLimited { until } => Some(Self::RateLimited(*until)),
-            Outcome::Misconfigured { reason } => Some(Self::Misconfigured(reason.clone())),
-            Outcome::Accepted { .. }
-            | Outcome::Transient { .. }
-            | Outcome::Refused { .. }
-            | Outcome::Unknown { .. } => None,
+impl Drop for Place {
+    fn drop(&mut self) {
+        // A probe that came back has already said so.
+        if self.probe {
+            self.provider.breaker().give_back();
         }
     }
 }
 
+impl Providers {
+    /// In order of preference; each takes at most so many calls at a time.
+    pub(crate) fn new(
+        esps: &[Arc<dyn Esp>],
+        calls: usize,
+        limits: BreakerLimits,
+        limiter: &RateLimiter,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let provider = |esp: &Arc<dyn Esp>| Provider {
+            slot: Slot::empty(),
+            esp: Arc::clone(esp),
+            places: Arc::new(Semaphore::new(calls.max(1))),
+            breaker: Arc::new(Mutex::new(Breaker::new(limits))),
+            limiter: limiter.clone(),
+            clock: Arc::clone(clock),
+        };
+        Self { list: esps.iter().map(provider).collect() }
+    }
+
+    /// One actor each.
+    pub(crate) fn actors(&self) -> impl Iterator<Item = &Provider> {
+        self.list.iter()
+    }
+
+    /// Waits for room for one call at the first provider that takes calls; first come, first served.
+    pub async fn place(&self) -> Result<Place, NoPlace> {
+        let mut again = None;
+        for provider in &*self.list {
+            match provider.place().await {
+                Err(NoPlace::Stopped(until)) => {
+                    again = Some(again.map_or(until, |earlier: Timestamp| earlier.min(until)));
+                }
+                taken => return taken,
+            }
+        }
+        Err(again.map_or(NoPlace::NotRunning(NotRunning("provider")), NoPlace::Stopped))
+    }
+
+    /// The same at the provider of this name; none where there is no such provider any more.
+    pub async fn place_at(&self, name: &str) -> Option<Result<Place, NoPlace>> {
+        Some(self.named(name)?.place().await)
+    }
+
+    /// Makes one call, unless it is too late for it: past `call_by` another process may take the attempt for lost. An
+    /// error means that the call may have been made and its answer is lost.
+    pub async fn send(&self, email: Email, call_by: Timestamp, place: Place) -> Result<Outcome, NotRunning> {
+        let (reply, answer) = oneshot::channel();
+        let slot = place.provider.slot.clone();
+        slot.cast("provider", Message::Send(Box::new(Call { email, not_after: call_by, place, reply })))?;
+        answer.await.map_err(|_| NotRunning("provider"))
+    }
+
+    /// What the provider of this name can do about a lost answer; none where there is no such provider any more.
+    pub fn after_lost_answer(&self, name: &str) -> Option<AfterLostAnswer> {
+        Some(self.named(name)?.esp.after_lost_answer())
+    }
+
+    /// Asks the provider at which this place is for an email.
+    pub async fn look_up(&self, place: &Place, email: &Email, attempted_at: Timestamp) -> LookUp {
+        place.provider.esp.look_up(email, attempted_at).await
+    }
+
+    /// How many steps may begin now.
+    pub(crate) fn room(&self, now: Timestamp) -> Room {
+        let mut room = None;
+        for provider in &*self.list {
+            match provider.breaker().peek(now) {
+                Admission::Go => return Room::AtMost(usize::MAX),
+                // One to try; more would only be sent back.
+                Admission::Probe => room = Some(Room::AtMost(1)),
+                Admission::Stop(until) => match room {
+                    Some(Room::AtMost(_)) => {}
+                    Some(Room::Closed(earlier)) => room = Some(Room::Closed(earlier.min(until))),
+                    None => room = Some(Room::Closed(until)),
+                },
+            }
+        }
+        room.unwrap_or(Room::AtMost(usize::MAX))
+    }
+
+    fn named(&self, name: &str) -> Option<&Provider> {
+        self.list.iter().find(|provider| provider.esp.name() == name)
+    }
+}
+
+impl Provider {
+    pub(crate) fn name(&self) -> &'static str {
+        self.esp.name()
+    }
+
+    pub(crate) fn actor(&self) -> (ProviderActor, Self) {
+        (ProviderActor, self.clone())
+    }
+
+    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn place(&self) -> Result<Place, NoPlace> {
+        if let Admission::Stop(until) = self.breaker().peek(self.clock.now()) {
+            return Err(NoPlace::Stopped(until));
+        }
+        let permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_closed| NotRunning("provider"))?;
+        // The wait may have been long: it is asked once more, and this time for good.
+        let probe = match self.breaker().admit(self.clock.now()) {
+            Admission::Go => false,
+            Admission::Probe => true,
+            Admission::Stop(until) => return Err(NoPlace::Stopped(until)),
+        };
+        Ok(Place { provider: self.clone(), _permit: permit, probe })
+    }
+
+    fn learn(&self, outcomes: &[Outcome]) {
+        let now = self.clock.now();
+        let name = self.esp.name();
+        let change = self.breaker().learn(now, Verdict::of(outcomes));
+        match change {
+            Some(Change::Opened { until, reason }) => tracing::error!(
+                provider = name, reason, %until,
+                "the provider is stopped: it fails, or refuses every email; every lead is kept and it is tried again"
+            ),
+            Some(Change::Closed) => tracing::info!(provider = name, "the provider works again"),
+            None => {}
+        }
+        let limited = outcomes.iter().filter_map(|outcome| match outcome {
+            Outcome::RateLimited { until } => Some(until.unwrap_or(now)),
+            _ => None,
+        });
+        if let Some(until) = limited.max() {
+            self.limiter.slow_down(until);
+        }
+    }
+}
+
+/// What a provider is told.
+pub(crate) enum Message {
+    /// A lead's intent is on disk: call.
+    Send(Box<Call>),
+    /// The time to gather this batch is over.
+    Gathered(u64),
+}
+
 pub(crate) struct Call {
-    email: Box<Email>,
+    email: Email,
+    not_after: Timestamp,
     place: Place,
     reply: oneshot::Sender<Outcome>,
 }
 
 pub(crate) struct ProviderActor;
 
-pub(crate) struct ProviderArguments {
-    provider: Provider,
-    esp: Arc<dyn Esp>,
-    limiter: RateLimiter,
-    clock: Arc<dyn Clock>,
-}
-
 pub(crate) struct ProviderState {
-    stopped_until: Arc<AtomicI64>,
-    esp: Arc<dyn Esp>,
-    limiter: RateLimiter,
-    clock: Arc<dyn Clock>,
+    provider: Provider,
+    gathering: Vec<Call>,
+    /// Counts the batches, so that an old [`Message::Gathered`] is known.
+    batch: u64,
 }
 
 impl Actor for ProviderActor {
     type Msg = Message;
     type State = ProviderState;
-    type Arguments = ProviderArguments;
+    type Arguments = Provider;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
-        arguments: ProviderArguments,
+        provider: Provider,
     ) -> Result<ProviderState, ActorProcessingErr> {
-        arguments.provider.slot.occupy(myself);
-        Ok(ProviderState {
-            stopped_until: arguments.provider.stopped_until,
-            esp: arguments.esp,
-            limiter: arguments.limiter,
-            clock: arguments.clock,
-        })
+        provider.slot.occupy(myself);
+        Ok(ProviderState { provider, gathering: Vec::new(), batch: 0 })
     }
 
     async fn handle(
@@ -135,50 +249,86 @@ impl Actor for ProviderActor {
         message: Message,
         state: &mut ProviderState,
     ) -> Result<(), ActorProcessingErr> {
+        let most = state.provider.esp.batch_limit();
         match message {
-            Message::Send(call) => state.begin(&myself, call),
-            Message::Learn(report) => state.learn(report),
+            Message::Send(call) if most <= 1 => {
+                tokio::spawn(one(state.provider.clone(), *call));
+            }
+            Message::Send(call) => {
+                if state.gathering.is_empty() {
+                    let batch = state.batch;
+                    myself.send_after(GATHER, move || Message::Gathered(batch));
+                }
+                state.gathering.push(*call);
+                if state.gathering.len() >= most {
+                    state.send();
+                }
+            }
+            Message::Gathered(batch) if batch == state.batch => state.send(),
+            Message::Gathered(_) => {}
         }
         Ok(())
     }
 }
 
 impl ProviderState {
-    fn begin(&self, myself: &ActorRef<Message>, call: Call) {
-        let (esp, myself) = (Arc::clone(&self.esp), myself.clone());
-        tokio::spawn(async move {
-            let Call { email, place: Place(_place), reply } = call;
-            let outcome = esp.send(&email).await;
-            tracing::debug!(
-                lead_id = email.lead_id,
-                sequence = email.sequence,
-                step = email.step,
-                send_key = email.send_key,
-                provider = esp.name(),
-                outcome = outcome.name(),
-                "provider answered"
-            );
-            if let Some(report) = Report::of(&outcome) {
-                // Fails only when the provider is being restarted: the next such answer teaches the same.
-                let _ = myself.cast(Message::Learn(report));
-            }
-            // A lead that was stopped meanwhile finds its open attempt, and says that it is in doubt.
-            let _ = reply.send(outcome);
-        });
+    fn send(&mut self) {
+        self.batch += 1;
+        tokio::spawn(many(self.provider.clone(), std::mem::take(&mut self.gathering)));
     }
+}
 
-    fn learn(&self, report: Report) {
-        let now = self.clock.now();
-        match report {
-            Report::RateLimited(until) => self.limiter.pause(until.unwrap_or(now.plus(Duration::from_secs(1)))),
-            Report::Misconfigured(reason) => {
-                let until = now.plus(PROBE_EVERY);
-                self.stopped_until.store(until.as_millis(), Ordering::Relaxed);
-                tracing::error!(
-                    provider = self.esp.name(), reason, %until,
-                    "the provider refuses every email: mend its configuration; every lead is kept"
-                );
-            }
+async fn one(provider: Provider, mut call: Call) {
+    let outcome = if let Some(outcome) = too_late(&provider, &call) {
+        outcome
+    } else {
+        let outcome = provider.esp.send(&call.email).await;
+        provider.learn(std::slice::from_ref(&outcome));
+        call.place.probe = false;
+        outcome
+    };
+    answer(&provider, call, outcome);
+}
+
+async fn many(provider: Provider, calls: Vec<Call>) {
+    let mut in_time = Vec::with_capacity(calls.len());
+    for call in calls {
+        match too_late(&provider, &call) {
+            Some(outcome) => answer(&provider, call, outcome),
+            None => in_time.push(call),
         }
     }
+    if in_time.is_empty() {
+        return;
+    }
+    let (emails, waiting): (Vec<_>, Vec<_>) =
+        in_time.into_iter().map(|Call { email, not_after, place, reply }| (email, (not_after, place, reply))).unzip();
+    let outcomes = provider.esp.send_batch(&emails).await;
+    provider.learn(&outcomes);
+    for ((email, (not_after, mut place, reply)), outcome) in emails.into_iter().zip(waiting).zip(outcomes) {
+        place.probe = false;
+        answer(&provider, Call { email, not_after, place, reply }, outcome);
+    }
+}
+
+/// A process that was paused for long, or waited for long, must not call any more: another may have taken its attempt
+/// for lost, and found that it was not sent.
+fn too_late(provider: &Provider, call: &Call) -> Option<Outcome> {
+    (provider.clock.now() > call.not_after)
+        .then(|| Outcome::Transient { reason: "not called: this process was held up for too long".to_owned() })
+}
+
+fn answer(provider: &Provider, call: Call, outcome: Outcome) {
+    let Call { email, reply, .. } = call;
+    tracing::debug!(
+        lead_id = email.lead_id,
+        sequence = email.sequence,
+        step = email.step,
+        send_key = email.send_key,
+        provider = provider.esp.name(),
+        outcome = outcome.name(),
+        "provider answered"
+    );
+    // A lead that was stopped meanwhile finds its open attempt, and says that it is in doubt.
+    let _ = reply.send(outcome);
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dripline_domain::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -20,7 +21,34 @@ pub(crate) trait Consume: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Must not block: it hands over.
     fn consume(&self, delivery: Delivery);
+    /// How many messages may be at work now.
+    fn room(&self) -> Room {
+        Room::AtMost(usize::MAX)
+    }
 }
+
+/// How many messages may be at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// None before this time.
+    Closed(Timestamp),
+    /// So many.
+    AtMost(usize),
+}
+
+impl Room {
+    /// What both allow.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Closed(one), Self::Closed(other)) => Self::Closed(one.max(other)),
+            (closed @ Self::Closed(_), Self::AtMost(_)) | (Self::AtMost(_), closed @ Self::Closed(_)) => closed,
+            (Self::AtMost(one), Self::AtMost(other)) => Self::AtMost(one.min(other)),
+        }
+    }
+}
+
+/// A pump that may not pull looks again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A pump's places for unsettled messages; they outlive the pump's restarts.
 #[derive(Clone)]
@@ -98,15 +126,26 @@ impl Actor for PumpActor {
 
 impl PumpState {
     async fn pull(&mut self) {
+        let most = match self.consume.room() {
+            Room::AtMost(most) if most > self.places.taken() => most - self.places.taken(),
+            Room::AtMost(_) | Room::Closed(_) => {
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    _ = self.stopping.wait_for(|stopping| *stopping) => {}
+                }
+                return;
+            }
+        };
         // A quarter free before the next pull: large pulls cost the server less than many small ones.
+        let quarter = (self.places.most / 4).max(1).min(u32::try_from(most).unwrap_or(u32::MAX));
         let mut places = tokio::select! {
-            places = self.places.free().acquire_many_owned((self.places.most / 4).max(1)) => match places {
+            places = self.places.free().acquire_many_owned(quarter) => match places {
                 Ok(places) => places,
                 Err(_closed) => return,
             },
             _ = self.stopping.wait_for(|stopping| *stopping) => return,
         };
-        let free = self.places.free.available_permits();
+        let free = self.places.free.available_permits().min(most - places.num_permits());
         if let Ok(more) = self.places.free().try_acquire_many_owned(u32::try_from(free).unwrap_or(0)) {
             places.merge(more);
         }

@@ -41,8 +41,10 @@ pub struct Connections {
     pub commits: CommitConnection,
     /// The timers.
     pub timers: Client,
-    /// Counts how often the general connection was made.
+    /// Counts how often the general connection was made, and how often what is on the server was mended: what was read
+    /// before must be read again.
     pub connected: watch::Receiver<u64>,
+    pub(crate) count: watch::Sender<u64>,
 }
 
 /// The committer's connection, on a thread of its own. Every email waits for a batch twice, so neither the batch nor the
@@ -112,10 +114,10 @@ pub enum ConnectError {
 /// The first connection cannot be made: whoever starts the process should know.
 pub async fn connect(url: &str, login: &Login, name: &str) -> Result<Connections, ConnectError> {
     let (count, connected) = watch::channel(0);
-    let general = one(url, login, name, Some(count)).await?;
+    let general = one(url, login, name, Some(count.clone())).await?;
     let commits = CommitConnection::open(url, login, &format!("{name}: commits")).await?;
     let timers = one(url, login, &format!("{name}: timers"), None).await?;
-    Ok(Connections { general, commits, timers, connected })
+    Ok(Connections { general, commits, timers, connected, count })
 }
 
 async fn one(url: &str, login: &Login, name: &str, count: Option<watch::Sender<u64>>) -> Result<Client, ConnectError> {

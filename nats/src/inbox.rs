@@ -2,6 +2,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Consumer, pull};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{AckKind, Message};
 use async_nats::{Client, Subject};
@@ -12,6 +13,8 @@ use dripline_domain::Timestamp;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+
+use crate::mender::Mender;
 
 /// A pull waits so long for messages; stopping takes as long at most.
 const PULL_EXPIRES: Duration = Duration::from_millis(900);
@@ -24,6 +27,7 @@ pub struct JetStreamInbox {
     consumer: Consumer<pull::Config>,
     client: Client,
     trim: Option<Mutex<Trim>>,
+    mender: Mender,
 }
 
 /// Removes what every message before is settled, too, from a stream that keeps what is acknowledged: all of it with
@@ -36,14 +40,15 @@ struct Trim {
 }
 
 impl JetStreamInbox {
-    /// Settles over `client`, the connection the consumer was got with. The stream removes what is settled.
-    pub fn new(consumer: Consumer<pull::Config>, client: Client) -> Self {
-        Self { consumer, client, trim: None }
+    /// Settles over the connection the consumer was got with. The stream removes what is settled.
+    pub fn new(consumer: Consumer<pull::Config>, mender: Mender) -> Self {
+        Self { consumer, client: mender.connections.general.clone(), trim: None, mender }
     }
 
     /// The same for a `stream` that keeps what is settled: this inbox removes it, and must be its only consumer.
-    pub fn trimming(consumer: Consumer<pull::Config>, client: Client, stream: Stream<()>) -> Self {
-        Self { consumer, client, trim: Some(Mutex::new(Trim { stream, floor: 0, next: Instant::now() })) }
+    pub fn trimming(consumer: Consumer<pull::Config>, mender: Mender, stream: Stream<()>) -> Self {
+        let trim = Trim { stream, floor: 0, next: Instant::now() };
+        Self { trim: Some(Mutex::new(trim)), ..Self::new(consumer, mender) }
     }
 
     /// A failure costs nothing but disk until the next time.
@@ -56,6 +61,16 @@ impl JetStreamInbox {
         trim.next = Instant::now() + TRIM_EVERY;
         if let Err(error) = trim.remove(&self.consumer).await {
             tracing::debug!(error = &*error, "settled messages could not be removed from their queue yet");
+        }
+    }
+
+    /// Somebody may have deleted the stream or the consumer, or the server may have lost it.
+    async fn mend_if_missing(&self) {
+        let missing = self.consumer.get_info().await.is_err_and(|error| {
+            matches!(error.kind(), ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound)
+        });
+        if missing {
+            self.mender.mend().await;
         }
     }
 
@@ -114,7 +129,11 @@ impl Trim {
 #[async_trait]
 impl Inbox for JetStreamInbox {
     async fn pull(&self, most: usize, deliver: &mut (dyn FnMut(Delivery) + Send)) -> Result<usize, StoreError> {
-        tokio::join!(self.receive(most, deliver), self.trim()).0
+        let (received, ()) = tokio::join!(self.receive(most, deliver), self.trim());
+        if received.is_err() {
+            self.mend_if_missing().await;
+        }
+        received
     }
 }
 

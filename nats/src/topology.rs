@@ -22,6 +22,10 @@ pub const LEADS_BUCKET: &str = "KV_leads";
 pub const SUPPRESSIONS_BUCKET: &str = "KV_suppressions";
 /// The stream behind the bucket `sequences`.
 pub const SEQUENCES_BUCKET: &str = "KV_sequences";
+/// The bucket of the engine processes that are alive.
+pub const ENGINES: &str = "engines";
+/// The stream behind it.
+const ENGINES_BUCKET: &str = "KV_engines";
 /// Scheduled messages.
 pub const TIMERS: &str = "TIMERS";
 /// What could not be processed.
@@ -41,6 +45,9 @@ pub(crate) const REJECTED_SUBJECT: &str = "rejected.";
 
 /// How long a journal message stays beside the documents: far longer than `JOURNAL` ever needs to copy it.
 pub(crate) const JOURNAL_TTL: &str = "48h";
+
+/// An engine that does not announce itself for so long is gone from the bucket `engines`.
+const ENGINES_MAX_AGE: Duration = Duration::from_secs(10);
 
 /// The consumer of [`LEADS`].
 pub const INTAKE: &str = "intake";
@@ -199,6 +206,7 @@ fn streams(options: Options) -> Vec<Config> {
         },
         bucket(SUPPRESSIONS_BUCKET, &["$KV.suppressions.>"]),
         bucket(SEQUENCES_BUCKET, &["$KV.sequences.>"]),
+        Config { max_age: ENGINES_MAX_AGE, ..bucket(ENGINES_BUCKET, &["$KV.engines.>"]) },
         Config {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::Old,

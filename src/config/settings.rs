@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dripline_domain::RetryPolicy;
+use dripline_actors::BreakerLimits;
+use dripline_domain::{DoubtEnd, DoubtPolicy, RetryPolicy};
 use dripline_esp::{Secret, mailgun, outbox, postmark, resend, sendgrid, smtp};
 use serde::{Deserialize, Serialize};
 
@@ -71,12 +72,23 @@ impl Default for Nats {
 pub struct Esp {
     /// `DRIPLINE_ESP__PROVIDER`.
     pub provider: Provider,
-    /// `DRIPLINE_ESP__RATE`: emails a second, of this process; 0 is no limit.
+    /// `DRIPLINE_ESP__FALLBACK`: who sends them while the provider is stopped, in order.
+    pub fallback: Vec<Provider>,
+    /// `DRIPLINE_ESP__BATCH`: gather emails into calls for many, where the provider has them.
+    pub batch: bool,
+    /// `DRIPLINE_ESP__RATE`: emails a second, of all processes together; 0 is no limit.
     pub rate: f64,
-    /// `DRIPLINE_ESP__BURST`: how many may leave at once after a pause; by default the emails of one second.
+    /// `DRIPLINE_ESP__BURST`: how many may leave at once after a pause; by default the emails of a tenth of a second.
     pub burst: Option<NonZeroU32>,
-    /// `DRIPLINE_ESP__IN_FLIGHT`: calls to the provider at the same time.
+    /// `DRIPLINE_ESP__IN_FLIGHT`: emails on their way to each provider at the same time.
     pub in_flight: usize,
+    /// `DRIPLINE_ESP__BREAKER_FAILURES`: after so many failed calls in a row a provider is left alone for a while.
+    pub breaker_failures: u32,
+    /// `DRIPLINE_ESP__IN_DOUBT`: what becomes of an email whose answer was lost, if nobody can find out.
+    pub in_doubt: InDoubt,
+    /// `DRIPLINE_ESP__IN_DOUBT_WAIT`: so long it is tried to find out.
+    #[serde(with = "units::duration")]
+    pub in_doubt_wait: Duration,
     /// `DRIPLINE_ESP__TIMEOUT`: how long one call may take. Shorter than `engine.ack_wait`.
     #[serde(with = "units::duration")]
     pub timeout: Duration,
@@ -103,9 +115,14 @@ impl Default for Esp {
     fn default() -> Self {
         Self {
             provider: Provider::Outbox,
+            fallback: Vec::new(),
+            batch: false,
             rate: 0.0,
             burst: None,
-            in_flight: 256,
+            in_flight: 1_024,
+            breaker_failures: BreakerLimits::default().failures,
+            in_doubt: InDoubt::Hold,
+            in_doubt_wait: DoubtPolicy::default().wait,
             timeout: Duration::from_secs(10),
             sendgrid: None,
             mailgun: None,
@@ -113,6 +130,29 @@ impl Default for Esp {
             resend: None,
             smtp: None,
             outbox: outbox::Config::default(),
+        }
+    }
+}
+
+/// What becomes of an email whose answer was lost, if nobody can find out whether it was mailed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InDoubt {
+    /// It is sent again: perhaps twice.
+    Resend,
+    /// It counts as sent: perhaps never.
+    Skip,
+    /// It waits for a webhook or an operator.
+    #[default]
+    Hold,
+}
+
+impl From<InDoubt> for DoubtEnd {
+    fn from(setting: InDoubt) -> Self {
+        match setting {
+            InDoubt::Resend => Self::Resend,
+            InDoubt::Skip => Self::Skip,
+            InDoubt::Hold => Self::Hold,
         }
     }
 }

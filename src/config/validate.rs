@@ -69,12 +69,22 @@ fn esp(loaded: &Loaded, esp: &Esp) -> Checked {
     })?;
     at_least_one(loaded, "esp.in_flight", esp.in_flight)?;
     longer_than_nothing(loaded, "esp.timeout", esp.timeout)?;
-    provider(esp)
+    ensure(loaded, "esp.breaker_failures", esp.breaker_failures >= 1, || "`0` is too few; write 1 or more".into())?;
+    provider(esp, esp.provider)?;
+    let mut chosen = vec![esp.provider];
+    for &fallback in &esp.fallback {
+        ensure(loaded, "esp.fallback", !chosen.contains(&fallback), || {
+            "names the provider itself, or one twice; write each once".into()
+        })?;
+        provider(esp, fallback)?;
+        chosen.push(fallback);
+    }
+    Ok(())
 }
 
-/// The chosen provider must have what it cannot do without.
-fn provider(esp: &Esp) -> Checked {
-    let missing = match esp.provider {
+/// A chosen provider must have what it cannot do without.
+fn provider(esp: &Esp, chosen: Provider) -> Checked {
+    let missing = match chosen {
         Provider::Outbox => None,
         Provider::Sendgrid => {
             let has_key = esp.sendgrid.as_ref().is_some_and(|sendgrid| !sendgrid.api_key.is_empty());

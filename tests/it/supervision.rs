@@ -50,7 +50,7 @@ async fn a_lead_whose_actor_fails_again_and_again_is_parked_and_the_others_go_on
     let connections = service::connect(config, "test").await.unwrap();
     let context = Connections::jetstream(&connections.general);
     let applied = topology::apply(&context, service::topology_options(config)).await.unwrap();
-    let mut ports = service::ports(&loaded, &connections, Arc::new(Accepting)).await.unwrap();
+    let mut ports = service::ports(&loaded, &connections, vec![Arc::new(Accepting)]).await.unwrap();
     ports.composer = Arc::new(Buggy(MinijinjaComposer::new()));
     let settings = service::settings(config, "test-engine".to_owned(), applied.lead_ids);
     let engine = Engine::start(ports, settings).await.unwrap();

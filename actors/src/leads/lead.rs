@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dripline_domain::{
     Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Lead, LeadId, LeadKey,
-    Sequence, SequenceRef, State, StepEvent, Timestamp, Transition, send_key, transition,
+    Outcome, Sequence, SequenceRef, State, StepEvent, Timestamp, Transition, send_key, transition,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Serialize;
@@ -16,7 +16,8 @@ use serde::Serialize;
 use super::Services;
 use crate::Chain;
 use crate::committer::CommitError;
-use crate::ports::{Delivery, Put, Rejection, Revision, Settle, StoreError, TimerError};
+use crate::ports::{AfterLostAnswer, Delivery, LookUp, Put, Rejection, Revision, Settle, StoreError, TimerError};
+use crate::provider::{NoPlace, Place};
 use crate::slot::NotRunning;
 
 /// When something the process needs is away, its message comes again so much later.
@@ -94,6 +95,15 @@ enum Interruption {
     NotRunning(#[from] NotRunning),
     #[error("not before {0}")]
     Later(Timestamp),
+}
+
+impl From<NoPlace> for Interruption {
+    fn from(error: NoPlace) -> Self {
+        match error {
+            NoPlace::Stopped(until) => Self::Later(until),
+            NoPlace::NotRunning(error) => Self::NotRunning(error),
+        }
+    }
 }
 
 impl Actor for LeadActor {
@@ -204,6 +214,7 @@ impl LeadState {
                 DueAction::AnswerLost => {
                     self.decide_step(&enrolment, &StepEvent::AnswerLost).await?;
                 }
+                DueAction::Doubt => self.resolve(&enrolment).await?,
                 DueAction::Wait(until) => return Err(Interruption::Later(until)),
             }
         }
@@ -223,26 +234,114 @@ impl LeadState {
             Ok(email) => email,
             Err(reason) => return self.decide_step(id, &StepEvent::Fail(reason)).await.map(drop),
         };
-        if let Some(until) = services.provider.stopped(services.clock.now()) {
-            return Err(Interruption::Later(until));
-        }
-        if let Some(until) = services.limiter.paused(services.clock.now()) {
-            return Err(Interruption::Later(until));
-        }
-        // 4: room for the call, and the permit. 3 comes after it, because the wait may be long: suppression is checked at the last moment.
-        let place = services.provider.place().await?;
-        services.limiter.permit().await?;
-        if let Some(reason) = services.suppressions.reason(&email.to).await? {
-            return self.decide_once(|| Event::Suppressed(reason.clone())).await.map(drop);
-        }
+        // 4: room for the call, and the permit. 3 comes after it, because the wait may be long: suppression is checked
+        // at the last moment.
+        let place = services.providers.place().await?;
+        let Some(place) = self.permit(place, &email).await? else { return Ok(()) };
         // 5: the intent, on disk before the call. A second owner loses here, before any email.
-        let begin = StepEvent::Begin { owner: services.owner.clone(), answer_within: services.answer_within };
+        let begin = StepEvent::Begin {
+            owner: services.owner.clone(),
+            provider: place.provider().to_owned(),
+            answer_within: services.answer_within,
+        };
         let Decided::Send(attempt) = self.decide_step(id, &begin).await? else { return Ok(()) };
         // 6: the call.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
-        let outcome = services.provider.send(email, place).await?;
+        let call_by = attempt.started_at.plus(services.call_within);
+        let outcome = services.providers.send(email, call_by, place).await?;
         // 7 and 8: what came of it, on disk; the next timer.
         self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await
+    }
+
+    /// Waits for the permit. Gives the place back if the lead must not be mailed, and writes that down.
+    async fn permit(&mut self, place: Place, email: &Email) -> Result<Option<Place>, Interruption> {
+        let services = Arc::clone(&self.services);
+        if let Some(until) = services.limiter.paused(services.clock.now()) {
+            return Err(Interruption::Later(until));
+        }
+        services.limiter.permit().await?;
+        let Some(reason) = services.suppressions.reason(&email.to).await? else { return Ok(Some(place)) };
+        self.decide_once(|| Event::Suppressed(reason.clone())).await?;
+        Ok(None)
+    }
+
+    /// An attempt whose answer was lost: finds out what became of it, as far as the provider can tell.
+    async fn resolve(&mut self, id: &EnrolmentId) -> Result<(), Interruption> {
+        let Some(lead) = self.lead().await? else { return Ok(()) };
+        let Some(enrolment) = lead.enrolment(id) else { return Ok(()) };
+        let State::InDoubt { attempt, .. } = &enrolment.state else { return Ok(()) };
+        let attempt = attempt.clone();
+        let unresolved = |reason: &str, ask_again| StepEvent::Unresolved { reason: reason.to_owned(), ask_again };
+        let found_out = match self.email_of(id, &attempt).await? {
+            Ok(email) => self.ask(&attempt, email).await?,
+            Err(reason) => Some(unresolved(&format!("it cannot be rendered again: {reason}"), false)),
+        };
+        match found_out {
+            Some(event) => self.record(id, &event).await,
+            // Suppressed meanwhile, and that is written down.
+            None => Ok(()),
+        }
+    }
+
+    /// The email of an attempt, rendered from what it was rendered from then.
+    async fn email_of(&mut self, id: &EnrolmentId, attempt: &Attempt) -> Result<Result<Email, String>, Interruption> {
+        let services = Arc::clone(&self.services);
+        let Some(lead) = self.lead().await? else { return Ok(Err("the lead is gone".to_owned())) };
+        let Some(enrolment) = lead.enrolment(id) else { return Ok(Err("the enrolment is gone".to_owned())) };
+        let Some(sequence) = services.sequence_of(enrolment).await? else {
+            return Ok(Err("its sequence is gone".to_owned()));
+        };
+        Ok(match &attempt.profile {
+            None => compose(&services, &sequence, lead, enrolment),
+            Some(profile) => {
+                let then = Lead { profile: (**profile).clone(), ..lead.clone() };
+                compose(&services, &sequence, &then, enrolment)
+            }
+        })
+    }
+
+    /// Asks the provider of an attempt in doubt; none when the lead must not be mailed any more.
+    async fn ask(&mut self, attempt: &Attempt, email: Email) -> Result<Option<StepEvent>, Interruption> {
+        let services = Arc::clone(&self.services);
+        let now = services.clock.now();
+        let unresolved = |reason: String, ask_again| Ok(Some(StepEvent::Unresolved { reason, ask_again }));
+        let answered = |outcome| {
+            let (send_key, attempt) = (attempt.send_key.clone(), attempt.number);
+            Ok(Some(StepEvent::Answered { send_key, attempt, outcome }))
+        };
+        let evidence = || format!("only a webhook of {} can tell", attempt.provider);
+        let Some(able) = services.providers.after_lost_answer(&attempt.provider) else {
+            return unresolved(format!("{} is no longer configured", attempt.provider), false);
+        };
+        match able {
+            AfterLostAnswer::Evidence => unresolved(evidence(), false),
+            AfterLostAnswer::Idempotent { within } if now >= attempt.started_at.plus(within) => {
+                unresolved(format!("{} has forgotten the key by now", attempt.provider), false)
+            }
+            AfterLostAnswer::Idempotent { .. } => {
+                let Some(place) = services.providers.place_at(&attempt.provider).await else {
+                    return unresolved(evidence(), false);
+                };
+                let Some(place) = self.permit(place?, &email).await? else { return Ok(None) };
+                // The same call with the same key: mailed once, whichever of the two came first.
+                let call_by = services.clock.now().plus(services.call_within);
+                match services.providers.send(email, call_by, place).await? {
+                    outcome @ (Outcome::Accepted { .. } | Outcome::Refused { .. }) => answered(outcome),
+                    outcome => unresolved(format!("asked again, it said: {}", outcome.name()), true),
+                }
+            }
+            AfterLostAnswer::LookUp { settled_after } => {
+                let Some(place) = services.providers.place_at(&attempt.provider).await else {
+                    return unresolved(evidence(), false);
+                };
+                match services.providers.look_up(&place?, &email, attempt.started_at).await {
+                    LookUp::Found { message_id } => answered(Outcome::Accepted { message_id }),
+                    LookUp::NotFound if now >= attempt.lost_at.plus(settled_after) => Ok(Some(StepEvent::NotSent)),
+                    LookUp::NotFound => unresolved(format!("{} does not show it yet", attempt.provider), true),
+                    LookUp::Unclear { reason } => unresolved(reason, true),
+                }
+            }
+        }
     }
 
     /// Writes down an answer. It is all we have, so an absence of the store is waited out for a while.
@@ -395,34 +494,42 @@ enum DueAction {
     Step,
     /// Its open attempt has no one who waits for the answer.
     AnswerLost,
+    /// Its attempt is in doubt, and it is time to find out more.
+    Doubt,
     /// Another process may still be at it.
     Wait(Timestamp),
 }
 
 impl Services {
-    /// The first enrolment that needs something now, and what.
+    /// The first enrolment that needs something now, and what; one that another process may still be at comes last.
     fn due_action(&self, lead: &Lead) -> Option<(EnrolmentId, DueAction)> {
         let now = self.clock.now();
-        lead.enrolments.iter().find_map(|enrolment| {
+        let mut waits = None;
+        for enrolment in &lead.enrolments {
             let action = match &enrolment.state {
                 State::Waiting { due, .. } if *due <= now => DueAction::Step,
                 // Ours, and yet we are here and not waiting for it: the actor that made the call has failed.
                 State::Sending { attempt, .. } if attempt.owner == self.owner || attempt.lost_at <= now => {
                     DueAction::AnswerLost
                 }
-                State::Sending { attempt, .. } => DueAction::Wait(attempt.lost_at),
+                State::Sending { attempt, .. } => {
+                    waits.get_or_insert((enrolment.id(), DueAction::Wait(attempt.lost_at)));
+                    continue;
+                }
+                State::InDoubt { next: Some(next), .. } if *next <= now => DueAction::Doubt,
                 State::Waiting { .. }
                 | State::InDoubt { .. }
                 | State::Completed
                 | State::Parked { .. }
-                | State::Stopped { .. } => return None,
+                | State::Stopped { .. } => continue,
             };
-            Some((enrolment.id(), action))
-        })
+            return Some((enrolment.id(), action));
+        }
+        waits
     }
 
     fn context(&self) -> Context {
-        Context { now: self.clock.now(), random: rand::random(), retry: self.retry }
+        Context { now: self.clock.now(), random: rand::random(), retry: self.retry, doubt: self.doubt }
     }
 
     async fn sequence_of(&self, enrolment: &Enrolment) -> Result<Option<Arc<Sequence>>, StoreError> {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dripline_domain::{Arrival, LeadId, LeadKey, RetryPolicy, Sequence};
+use dripline_domain::{Arrival, DoubtPolicy, LeadId, LeadKey, RetryPolicy, Sequence};
 use lead::{Arriving, LeadActor, LeadArguments, Work};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
@@ -17,7 +17,7 @@ use crate::limiter::RateLimiter;
 use crate::ports::{
     Clock, Composer, Delivery, LeadStore, Rejected, Rejection, Sequences, Settle, Suppressions, Timers,
 };
-use crate::provider::Provider;
+use crate::provider::Providers;
 use crate::slot::{NotRunning, Slot};
 
 /// How often idle leads are looked for.
@@ -48,7 +48,10 @@ pub struct Leads {
 pub(crate) struct Services {
     pub(crate) owner: String,
     pub(crate) answer_within: Duration,
+    /// A call begins no later than this after its intent.
+    pub(crate) call_within: Duration,
     pub(crate) retry: RetryPolicy,
+    pub(crate) doubt: DoubtPolicy,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: Arc<dyn LeadStore>,
     pub(crate) timers: Arc<dyn Timers>,
@@ -58,7 +61,7 @@ pub(crate) struct Services {
     pub(crate) rejected: Arc<dyn Rejected>,
     pub(crate) committer: Committer,
     pub(crate) limiter: RateLimiter,
-    pub(crate) provider: Provider,
+    pub(crate) providers: Providers,
     pub(crate) counters: Arc<Counters>,
     pub(crate) leads: Leads,
     /// Stands in where an enrolment's sequence is gone: it has no steps.

@@ -1,0 +1,59 @@
+use async_nats::jetstream::kv::{Operation, Store};
+use async_trait::async_trait;
+use dripline_actors::ports::{Beat, Presence, StoreError};
+use dripline_domain::Timestamp;
+use futures_util::stream::{BoxStream, StreamExt};
+use serde::{Deserialize, Serialize};
+
+/// The bucket `engines`: a key for each engine process that is alive, gone by itself when the process is.
+pub struct JetStreamPresence {
+    bucket: Store,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Value {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paused_until: Option<Timestamp>,
+}
+
+impl JetStreamPresence {
+    /// Over the bucket.
+    pub fn new(bucket: Store) -> Self {
+        Self { bucket }
+    }
+}
+
+fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Unavailable(error.into())
+}
+
+#[async_trait]
+impl Presence for JetStreamPresence {
+    async fn announce(&self, beat: &Beat) -> Result<(), StoreError> {
+        let value = serde_json::to_vec(&Value { paused_until: beat.paused_until }).map_err(unavailable)?;
+        self.bucket.put(&beat.owner, value.into()).await.map(drop).map_err(unavailable)
+    }
+
+    async fn leave(&self, owner: &str) -> Result<(), StoreError> {
+        self.bucket.delete(owner).await.map_err(unavailable)
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Result<Result<Beat, String>, StoreError>>, StoreError> {
+        let entries = self.bucket.watch_with_history(">").await.map_err(unavailable)?;
+        Ok(entries
+            .map(|entry| {
+                let entry = entry.map_err(unavailable)?;
+                Ok(match entry.operation {
+                    Operation::Put => Ok(Beat {
+                        owner: entry.key,
+                        paused_until: serde_json::from_slice::<Value>(&entry.value)
+                            .ok()
+                            .and_then(|value| value.paused_until),
+                    }),
+                    Operation::Delete | Operation::Purge => Err(entry.key),
+                })
+            })
+            .boxed())
+    }
+}

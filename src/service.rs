@@ -233,7 +233,11 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
         answer_within: config.esp.timeout * 2 + Duration::from_secs(2),
         retry: RetryPolicy::from(&config.retry),
         doubt: DoubtPolicy { wait: config.esp.in_doubt_wait, then: config.esp.in_doubt.into() },
-        breaker: BreakerLimits { failures: config.esp.breaker_failures, ..BreakerLimits::default() },
+        breaker: BreakerLimits {
+            failures: config.esp.breaker_failures,
+            longest: config.esp.probe_every,
+            ..BreakerLimits::default()
+        },
         sweep_every: config.engine.sweep_every,
         sanitiser: sanitiser(config),
         lead_ids,

@@ -84,6 +84,9 @@ pub struct Esp {
     pub in_flight: usize,
     /// `DRIPLINE_ESP__BREAKER_FAILURES`: after so many failed calls in a row a provider is left alone for a while.
     pub breaker_failures: u32,
+    /// `DRIPLINE_ESP__PROBE_EVERY`: a stopped provider is tried at least this often.
+    #[serde(with = "units::duration")]
+    pub probe_every: Duration,
     /// `DRIPLINE_ESP__IN_DOUBT`: what becomes of an email whose answer was lost, if nobody can find out.
     pub in_doubt: InDoubt,
     /// `DRIPLINE_ESP__IN_DOUBT_WAIT`: so long it is tried to find out.
@@ -121,6 +124,7 @@ impl Default for Esp {
             burst: None,
             in_flight: 1_024,
             breaker_failures: BreakerLimits::default().failures,
+            probe_every: BreakerLimits::default().longest,
             in_doubt: InDoubt::Hold,
             in_doubt_wait: DoubtPolicy::default().wait,
             timeout: Duration::from_secs(10),

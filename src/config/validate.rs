@@ -70,6 +70,7 @@ fn esp(loaded: &Loaded, esp: &Esp) -> Checked {
     at_least_one(loaded, "esp.in_flight", esp.in_flight)?;
     longer_than_nothing(loaded, "esp.timeout", esp.timeout)?;
     ensure(loaded, "esp.breaker_failures", esp.breaker_failures >= 1, || "`0` is too few; write 1 or more".into())?;
+    longer_than_nothing(loaded, "esp.probe_every", esp.probe_every)?;
     provider(esp, esp.provider)?;
     let mut chosen = vec![esp.provider];
     for &fallback in &esp.fallback {

@@ -133,7 +133,7 @@ async fn the_gateway_says_what_is_wrong_and_queues_nothing() {
     let (status, code, _) = problem(system.http.post(system.gateway("/v1/leads/no.such%20source")).body("")).await;
     assert_eq!((status, &*code), (400, "invalid_source"));
 
-    assert_eq!(system.depth("LEADS").await, 0);
+    assert_eq!(system.waiting_leads().await, 0);
     assert!(gateway.runs().unwrap());
 }
 
@@ -185,7 +185,7 @@ async fn the_gateway_asks_to_try_again_while_the_queue_is_full() {
         assert_eq!(hand_in(&system, number).await.status(), 202, "lead {number}");
     }
     assert_try_again(hand_in(&system, 4).await, "queue_full").await;
-    assert_eq!(system.depth("LEADS").await, 3, "a full queue drops nothing");
+    assert_eq!(system.waiting_leads().await, 3, "a full queue drops nothing");
 }
 
 #[tokio::test]

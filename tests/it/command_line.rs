@@ -184,7 +184,7 @@ async fn sigterm_in_the_middle_finishes_what_is_in_flight_and_the_next_start_sen
     assert_eq!(leads.len(), LEADS);
     let summary = system.summary().await;
     assert_eq!((summary.accepted, summary.duplicates, summary.refused), (LEADS * 3, 0, 0), "{summary:?}");
-    assert_eq!(system.depth("LEADS").await, 0);
+    assert_eq!(system.waiting_leads().await, 0);
 }
 
 /// `dripline dev` as on a terminal; killed when dropped, with its nats-server.

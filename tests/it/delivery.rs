@@ -73,7 +73,7 @@ async fn one_idempotency_key_is_one_lead_in_the_queue() {
         let response = request.json(&serde_json::json!({"email": "jane@example.com"})).send().await.unwrap();
         assert_eq!(response.status(), 202);
     }
-    assert_eq!(system.depth("LEADS").await, 1);
+    assert_eq!(system.waiting_leads().await, 1);
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn a_second_arrival_changes_the_profile_and_sends_nothing_again() {
         system.document("jane=40example.com").await.unwrap()["firstName"] == "Jane"
     });
     merged.await.unwrap();
-    assert_eq!(system.depth("LEADS").await, 0);
+    assert_eq!(system.waiting_leads().await, 0);
     assert_eq!(system.summary().await.accepted, 3);
 }
 

@@ -35,7 +35,7 @@ async fn streams_and_consumers_are_as_designed() {
     let system = System::new("resend").await;
     apply(&system).await;
     let queue = json!({
-        "retention": "workqueue", "discard": "new", "storage": "file", "num_replicas": 1,
+        "retention": "limits", "discard": "new", "storage": "file", "num_replicas": 1,
         "allow_atomic": true, "allow_rollup_hdrs": false, "allow_msg_schedules": false, "persist_mode": null,
     });
     let bucket = json!({
@@ -48,6 +48,7 @@ async fn streams_and_consumers_are_as_designed() {
         ("KV_leads", json!(["$KV.leads.>", "journal.>"]), &bucket),
         ("KV_suppressions", json!(["$KV.suppressions.>"]), &bucket),
         ("KV_sequences", json!(["$KV.sequences.>"]), &bucket),
+        ("KV_engines", json!(["$KV.engines.>"]), &bucket),
         (
             "TIMERS",
             json!(["timers.at.>", "timers.due.>"]),
@@ -90,7 +91,7 @@ async fn the_plain_cli_sees_the_buckets() {
     apply(&system).await;
     let names = system.server.cli(["kv", "ls", "--names"]).await.unwrap();
     let names: BTreeSet<&str> = names.split_whitespace().collect();
-    assert_eq!(names, ["leads", "sequences", "suppressions"].into());
+    assert_eq!(names, ["engines", "leads", "sequences", "suppressions"].into());
     // And the sequences in them, once an engine has read its folder.
     let _dripline = system.start("run").await;
     let keys = system.server.cli(["kv", "ls", "sequences"]).await.unwrap();
@@ -101,8 +102,7 @@ async fn the_plain_cli_sees_the_buckets() {
 async fn a_stream_that_cannot_be_mended_without_loss_is_refused_and_left_alone() {
     let system = System::new("resend").await;
     let subjects = "--subjects=leads.new,leads.new.*";
-    let add =
-        ["stream", "add", "LEADS", subjects, "--retention=limits", "--discard=new", "--storage=file", "--defaults"];
+    let add = ["stream", "add", "LEADS", subjects, "--retention=work", "--discard=new", "--storage=file", "--defaults"];
     system.server.cli(add).await.unwrap();
     system.publish("leads.new", "{}").await;
     let before = stream(&system, "LEADS").await;
@@ -138,7 +138,7 @@ async fn a_changed_setting_is_changed_on_the_server_and_named() {
     assert_eq!(consumer(&system, "LEADS", "intake").await["config"]["ack_wait"], 7_000_000_000_u64);
     assert_eq!(consumer(&system, "TIMERS", "due").await["config"]["ack_wait"], 7_000_000_000_u64);
     assert_eq!(stream(&system, "LEADS").await["config"]["max_msgs"], 1000);
-    assert_eq!(system.depth("LEADS").await, 1, "what waits is kept");
+    assert_eq!(system.waiting_leads().await, 1, "what waits is kept");
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ use serde::de::DeserializeOwned;
 
 use crate::reason::tidy;
 
-/// No answer is read further than this many bytes. The largest one documented is under 1 KiB.
-const ANSWER_LIMIT: usize = 64 * 1024;
+/// No answer is read further than this many bytes. A page of 100 events, or the results of a batch of 500 emails, has
+/// some 200 KiB.
+const ANSWER_LIMIT: usize = 1024 * 1024;
 
 /// No provider may hold us off for longer than this at a time, whatever its header says.
 const LONGEST_WAIT: Duration = Duration::from_hours(24);

@@ -4,15 +4,24 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dripline_actors::ports::Esp;
-use dripline_domain::{Email, Outcome};
+use dripline_actors::ports::{AfterLostAnswer, Esp, LookUp};
+use dripline_domain::{Email, Outcome, Timestamp};
 use reqwest::header::{ACCEPT, HeaderName};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, now};
 use crate::http::{Endpoint, Http};
 use crate::wire::{Ids, headers, text};
 use crate::{BuildError, Secret};
+
+/// An email that cannot be found so long after its call was not taken. Postmark documents no delay of its index, so this
+/// is a guess, and a generous one.
+const SETTLED_AFTER: Duration = Duration::from_mins(5);
+
+/// Postmark forgets messages after the server's retention period, which can be set as low as 7 days
+/// (<https://postmarkapp.com/developer/api/messages-api>). Not to find an older one means nothing.
+const REMEMBERED_FOR: Duration = Duration::from_hours(6 * 24);
 
 /// `[esp.postmark]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,7 +48,8 @@ impl Default for Config {
 /// `POST /email`.
 ///
 /// Accepted is 200 with `ErrorCode` 0 and a `MessageID`. Our `Message-ID` stays only beside `X-PM-KeepID: true`. There
-/// is no idempotency key, but what was taken can be found by our `send_key` in its metadata.
+/// is no idempotency key, but what was taken can be found by our `send_key` in its metadata
+/// (<https://postmarkapp.com/support/article/1125-custom-metadata-faq>).
 pub struct Postmark {
     http: Http,
     message_stream: String,
@@ -57,7 +67,6 @@ impl Postmark {
             vendor: "Postmark",
             setting: "esp.postmark.base_url",
             base_url: &config.base_url,
-            path: "/email",
             header: HeaderName::from_static("x-postmark-server-token"),
             credentials: token,
             credentials_setting: "esp.postmark.server_token",
@@ -89,10 +98,40 @@ impl Esp for Postmark {
             message_stream: &self.message_stream,
         };
         // Without `Accept`, errors come as HTML.
-        let request = self.http.post().header(ACCEPT, "application/json").json(&payload);
+        let request = self.http.post("/email").header(ACCEPT, "application/json").json(&payload);
         match self.http.call(request, &email.to).await {
             Ok(answer) => outcome(&answer, email),
             Err(outcome) => outcome,
+        }
+    }
+
+    fn after_lost_answer(&self) -> AfterLostAnswer {
+        AfterLostAnswer::LookUp { settled_after: SETTLED_AFTER }
+    }
+
+    /// `GET /messages/outbound`, filtered by our metadata, <https://postmarkapp.com/developer/api/messages-api>.
+    async fn look_up(&self, email: &Email, attempted_at: Timestamp) -> LookUp {
+        // Without `messagestream`, only the default transactional stream is searched.
+        let query = [
+            ("count", "10"),
+            ("offset", "0"),
+            ("messagestream", &self.message_stream),
+            ("metadata_send_key", &email.send_key),
+        ];
+        let listed: Listed = match self.http.ask(self.http.url("/messages/outbound", &query), &email.to).await {
+            Ok(listed) => listed,
+            Err(unclear) => return unclear,
+        };
+        let unclear = |reason: &str| LookUp::Unclear { reason: reason.to_owned() };
+        let is_it = |message: &Message| message.metadata["send_key"] == *email.send_key;
+        match listed.messages.into_iter().find(is_it) {
+            Some(Message { message_id, .. }) => LookUp::Found { message_id },
+            // The filter did not filter, and our message may be any of those not listed.
+            None if listed.total_count > 0 => unclear("Postmark lists messages that were not asked for"),
+            None if now().since(attempted_at) > REMEMBERED_FOR => {
+                unclear("Postmark may have forgotten the message by now")
+            }
+            None => LookUp::NotFound,
         }
     }
 }
@@ -152,4 +191,20 @@ struct Told {
     message: String,
     #[serde(rename = "MessageID")]
     message_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    total_count: u64,
+    messages: Vec<Message>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Message {
+    #[serde(rename = "MessageID")]
+    message_id: String,
+    #[serde(default)]
+    metadata: Value,
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dripline_actors::ports::Esp;
+use dripline_actors::ports::{AfterLostAnswer, Esp};
 use dripline_domain::{Email, Outcome, split_mailbox};
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,11 @@ use crate::{BuildError, Secret};
 
 /// When to ask again once the day's quota is used up and Resend does not say when it is renewed.
 const QUOTA_PROBE: Duration = Duration::from_hours(1);
+
+/// How long after an attempt its idempotency key still holds: 24 hours by the documentation
+/// (<https://resend.com/docs/dashboard/emails/idempotency-keys>), less an hour for clocks, for time in transit, and for
+/// the doubt whether those hours are counted from the call's beginning.
+const KEY_HOLDS: Duration = Duration::from_hours(23);
 
 /// `[esp.resend]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,7 +58,6 @@ impl Resend {
             vendor: "Resend",
             setting: "esp.resend.base_url",
             base_url: &config.base_url,
-            path: "/emails",
             header: AUTHORIZATION,
             credentials: &format!("Bearer {key}"),
             credentials_setting: "esp.resend.api_key",
@@ -89,11 +93,15 @@ impl Esp for Resend {
             headers: HeaderObject(email),
             tags: Ids::of(email).pairs().map(|(name, value)| Tag { name, value }),
         };
-        let request = self.http.post().header("idempotency-key", &email.send_key).json(&body);
+        let request = self.http.post("/emails").header("idempotency-key", &email.send_key).json(&body);
         match self.http.call(request, &email.to).await {
             Ok(answer) => outcome(&answer, email),
             Err(outcome) => outcome,
         }
+    }
+
+    fn after_lost_answer(&self) -> AfterLostAnswer {
+        AfterLostAnswer::Idempotent { within: KEY_HOLDS }
     }
 }
 

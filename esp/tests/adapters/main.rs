@@ -11,9 +11,10 @@ mod sendgrid;
 mod smtp;
 mod smtp_server;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use dripline_domain::{Address, Email, Outcome};
+use dripline_actors::ports::LookUp;
+use dripline_domain::{Address, Email, Outcome, Timestamp};
 
 /// Long enough for a local answer, on a busy machine too.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,5 +57,19 @@ fn reason(outcome: &Outcome) -> &str {
         | Outcome::Misconfigured { reason }
         | Outcome::Unknown { reason } => reason,
         Outcome::Accepted { .. } | Outcome::RateLimited { .. } => "",
+    }
+}
+
+fn ago(time: Duration) -> Timestamp {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    Timestamp::from_millis((now - time).as_millis().try_into().unwrap())
+}
+
+/// What a look-up found, in one line.
+fn found(look_up: &LookUp) -> String {
+    match look_up {
+        LookUp::Found { message_id } => format!("found {message_id}"),
+        LookUp::NotFound => "not found".to_owned(),
+        LookUp::Unclear { .. } => "unclear".to_owned(),
     }
 }

@@ -1,9 +1,11 @@
-use dripline_actors::ports::Esp;
+use std::time::Duration;
+
+use dripline_actors::ports::{AfterLostAnswer, Esp};
 use dripline_esp::{Postmark, postmark};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::http_server::{Server, answer};
-use crate::{TIMEOUT, email, told};
+use crate::{TIMEOUT, ago, email, found, told};
 
 fn adapter(url: &str) -> Postmark {
     let config = postmark::Config {
@@ -75,5 +77,53 @@ async fn answers() {
         let server = Server::start(answer(status, &[], &body)).await;
         let outcome = adapter(&server.url).send(&email()).await;
         assert_eq!(told(&outcome), expected, "{status} {body}: {outcome:?}");
+    }
+}
+
+fn listed(send_keys: &[&str]) -> Value {
+    let message = |key: &&str| {
+        json!({
+            "Tag": "welcome", "MessageID": format!("id-of-{key}"), "MessageStream": "broadcast",
+            "Recipients": ["jane@example.com"], "Status": "Sent", "Metadata": {"send_key": key, "step": "day-2"}
+        })
+    };
+    json!({"TotalCount": send_keys.len(), "Messages": send_keys.iter().map(message).collect::<Vec<_>>()})
+}
+
+#[tokio::test]
+async fn a_look_up_asks_for_the_send_key_in_the_stream_that_was_sent_through() {
+    let mut server = Server::start(answer("200 OK", &[], &listed(&["5f2c91"]).to_string())).await;
+    let postmark = adapter(&server.url);
+    assert!(matches!(postmark.after_lost_answer(), AfterLostAnswer::LookUp { .. }));
+    let look_up = postmark.look_up(&email(), ago(Duration::from_mins(5))).await;
+    assert_eq!(found(&look_up), "found id-of-5f2c91");
+
+    let request = server.request().await;
+    let expected = [("count", "10"), ("offset", "0"), ("messagestream", "broadcast"), ("metadata_send_key", "5f2c91")];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    assert_eq!(request.query(), ("GET /messages/outbound", expected));
+    assert_eq!(request.headers["x-postmark-server-token"], "token-1");
+    assert_eq!(request.headers["accept"], "application/json");
+}
+
+#[tokio::test]
+async fn what_a_look_up_finds() {
+    let (minutes, week) = (Duration::from_mins(5), Duration::from_hours(7 * 24));
+    for (status, body, attempted, expected) in [
+        ("200 OK", listed(&[]), minutes, "not found"),
+        ("200 OK", listed(&[]), week, "unclear"),
+        ("200 OK", listed(&["5f2c91"]), week, "found id-of-5f2c91"),
+        ("200 OK", listed(&["another", "5f2c91"]), minutes, "found id-of-5f2c91"),
+        // A filter that is ignored must not be taken for an email that is not there.
+        ("200 OK", listed(&["another"]), minutes, "unclear"),
+        ("200 OK", json!({"TotalCount": 1, "Messages": [{"MessageID": "1", "Metadata": null}]}), minutes, "unclear"),
+        ("200 OK", json!({"TotalCount": 7, "Messages": []}), minutes, "unclear"),
+        ("200 OK", json!([]), minutes, "unclear"),
+        ("200 OK", json!({"ErrorCode": 0, "Message": "OK"}), minutes, "unclear"),
+        ("204 No Content", listed(&[]), minutes, "unclear"),
+    ] {
+        let server = Server::start(answer(status, &[], &body.to_string())).await;
+        let look_up = adapter(&server.url).look_up(&email(), ago(attempted)).await;
+        assert_eq!(found(&look_up), expected, "{status} {body}: {look_up:?}");
     }
 }

@@ -1,6 +1,6 @@
 use std::time::{Duration, SystemTime};
 
-use dripline_actors::ports::Esp;
+use dripline_actors::ports::{AfterLostAnswer, Esp};
 use dripline_domain::{Outcome, Timestamp};
 use dripline_esp::{Resend, resend};
 use serde_json::json;
@@ -93,4 +93,10 @@ async fn a_quota_used_up_is_asked_about_once_an_hour() {
     let now = Timestamp::from_millis(0).plus(SystemTime::UNIX_EPOCH.elapsed().unwrap());
     let wait = until.since(now);
     assert!((Duration::from_mins(59)..=Duration::from_hours(1)).contains(&wait), "{wait:?}");
+}
+
+#[test]
+fn a_key_holds_for_almost_a_day() {
+    let expected = AfterLostAnswer::Idempotent { within: Duration::from_hours(23) };
+    assert_eq!(adapter("http://127.0.0.1:1").after_lost_answer(), expected);
 }

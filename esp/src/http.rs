@@ -21,6 +21,10 @@ pub(crate) struct Http {
     vendor: &'static str,
     client: Client,
     base_url: Url,
+    /// For a whole call.
+    pub timeout: Duration,
+    /// The most calls in flight.
+    pub connections: usize,
 }
 
 /// What an [`Http`] is made of.
@@ -74,7 +78,8 @@ impl Http {
         // A stand-in without TLS needs no certificates, and where it runs there may be none.
         let builder = if base_url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
         let client = builder.build().map_err(BuildError::Client)?;
-        Ok(Self { vendor: endpoint.vendor, client, base_url })
+        let Endpoint { vendor, timeout, connections, .. } = endpoint;
+        Ok(Self { vendor, client, base_url, timeout, connections })
     }
 
     /// A POST to this path, which begins with a slash; without a body yet.

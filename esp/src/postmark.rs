@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use dripline_actors::ports::{AfterLostAnswer, Esp, LookUp};
 use dripline_domain::{Email, Outcome, Timestamp};
 use reqwest::header::{ACCEPT, HeaderName};
+use reqwest::{RequestBuilder, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::answer::{Answer, now};
+use crate::batch::{self, Batch, Together};
 use crate::http::{Endpoint, Http};
 use crate::wire::{Ids, headers, text};
 use crate::{BuildError, Secret};
@@ -22,6 +24,9 @@ const SETTLED_AFTER: Duration = Duration::from_mins(5);
 /// Postmark forgets messages after the server's retention period, which can be set as low as 7 days
 /// (<https://postmarkapp.com/developer/api/messages-api>). Not to find an older one means nothing.
 const REMEMBERED_FOR: Duration = Duration::from_hours(6 * 24);
+
+/// Most emails of one call, <https://postmarkapp.com/developer/user-guide/send-email-with-api/batch-emails>.
+const BATCH: usize = 500;
 
 /// `[esp.postmark]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,10 +54,14 @@ impl Default for Config {
 ///
 /// Accepted is 200 with `ErrorCode` 0 and a `MessageID`. Our `Message-ID` stays only beside `X-PM-KeepID: true`. There
 /// is no idempotency key, but what was taken can be found by our `send_key` in its metadata
-/// (<https://postmarkapp.com/support/article/1125-custom-metadata-faq>).
+/// (<https://postmarkapp.com/support/article/1125-custom-metadata-faq>), however it was sent.
+///
+/// [`Self::batching`], up to 500 emails go with `POST /email/batch`, answered 200 with a result for each, in order:
+/// what the single call would have said of it.
 pub struct Postmark {
     http: Http,
     message_stream: String,
+    batching: bool,
 }
 
 impl Postmark {
@@ -73,19 +82,24 @@ impl Postmark {
             timeout,
             connections,
         })?;
-        Ok(Self { http, message_stream: message_stream.to_owned() })
-    }
-}
-
-#[async_trait]
-impl Esp for Postmark {
-    fn name(&self) -> &'static str {
-        "postmark"
+        Ok(Self { http, message_stream: message_stream.to_owned(), batching: false })
     }
 
-    async fn send(&self, email: &Email) -> Outcome {
+    /// Sends many emails with one call.
+    #[must_use]
+    pub fn batching(mut self) -> Self {
+        self.batching = true;
+        self
+    }
+
+    /// What both calls have in common. Without `Accept`, errors come as HTML.
+    fn post(&self, path: &str) -> RequestBuilder {
+        self.http.post(path).header(ACCEPT, "application/json")
+    }
+
+    fn payload<'a>(&'a self, email: &'a Email) -> Payload<'a> {
         let keep_id = ("X-PM-KeepID", "true");
-        let payload = Payload {
+        Payload {
             from: &email.from,
             to: email.to.as_str(),
             reply_to: email.reply_to.as_deref(),
@@ -96,13 +110,26 @@ impl Esp for Postmark {
             headers: headers(email).chain([keep_id]).map(|(name, value)| Header { name, value }).collect(),
             metadata: Ids::of(email),
             message_stream: &self.message_stream,
-        };
-        // Without `Accept`, errors come as HTML.
-        let request = self.http.post("/email").header(ACCEPT, "application/json").json(&payload);
-        match self.http.call(request, &email.to).await {
-            Ok(answer) => outcome(&answer, email),
-            Err(outcome) => outcome,
         }
+    }
+}
+
+#[async_trait]
+impl Esp for Postmark {
+    fn name(&self) -> &'static str {
+        "postmark"
+    }
+
+    async fn send(&self, email: &Email) -> Outcome {
+        self.alone(email, self.http.timeout).await
+    }
+
+    fn batch_limit(&self) -> usize {
+        if self.batching { BATCH } else { 1 }
+    }
+
+    async fn send_batch(&self, emails: &[Email]) -> Vec<Outcome> {
+        batch::send(self, &self.http, emails).await
     }
 
     fn after_lost_answer(&self) -> AfterLostAnswer {
@@ -136,9 +163,49 @@ impl Esp for Postmark {
     }
 }
 
-/// By `ErrorCode`, <https://postmarkapp.com/developer/api/overview#error-codes>; by status where there is none.
+#[async_trait]
+impl Batch for Postmark {
+    async fn together(&self, emails: &[Email], within: Duration) -> Together {
+        let payloads: Vec<_> = emails.iter().map(|email| self.payload(email)).collect();
+        let request = self.post("/email/batch").timeout(within).json(&payloads);
+        let answer = match self.http.call(request, &emails[0].to).await {
+            Ok(answer) => answer,
+            Err(outcome) => return Together::whole(outcome, None, emails),
+        };
+        if !answer.status.is_success() {
+            let answer = answer.anonymous(emails);
+            return Together::whole(outcome(&answer, &emails[0]), Some(answer.status), emails);
+        }
+        match answer.json::<Vec<Told>>() {
+            Some(results) if results.len() == emails.len() => {
+                let each = results.into_iter().zip(emails).map(|(told, email)| of_one(&answer, told, email));
+                Together::Each(each.collect())
+            }
+            _ => Together::uncounted(&answer, emails),
+        }
+    }
+
+    async fn alone(&self, email: &Email, within: Duration) -> Outcome {
+        let request = self.post("/email").timeout(within).json(&self.payload(email));
+        match self.http.call(request, &email.to).await {
+            Ok(answer) => outcome(&answer, email),
+            Err(outcome) => outcome,
+        }
+    }
+}
+
 fn outcome(answer: &Answer, email: &Email) -> Outcome {
-    let told = answer.json::<Told>();
+    verdict(answer, answer.json(), email)
+}
+
+/// One result of many. Any other `ErrorCode` than 0 would have come alone with 422.
+fn of_one(answer: &Answer, told: Told, email: &Email) -> Outcome {
+    let status = if told.error_code == 0 { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    verdict(&answer.for_one(status), Some(told), email)
+}
+
+/// By `ErrorCode`, <https://postmarkapp.com/developer/api/overview#error-codes>; by status where there is none.
+fn verdict(answer: &Answer, told: Option<Told>, email: &Email) -> Outcome {
     let reason = answer.reason(told.as_ref().map(|told| told.message.as_str()), &email.to);
     let code = told.as_ref().map_or(0, |told| told.error_code);
     match (code, told) {

@@ -41,12 +41,27 @@ fn email() -> Email {
     }
 }
 
+/// Several such emails, to `jane@…`, `jane1@…`, …, with send keys `5f2c91`, `key-1`, ….
+fn emails(count: usize) -> Vec<Email> {
+    let further = (1..count).map(|at| Email {
+        to: Address::parse(&format!("jane{at}@example.com")).unwrap(),
+        send_key: format!("key-{at}"),
+        message_id: format!("<key-{at}@acme.example>"),
+        ..email()
+    });
+    std::iter::once(email()).chain(further).collect()
+}
+
 /// An outcome in one line, for tables: its name, and an accepted email's id.
 fn told(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Accepted { message_id } => format!("accepted {message_id}"),
         other => other.name().to_owned(),
     }
+}
+
+fn tell_all(outcomes: &[Outcome]) -> Vec<String> {
+    outcomes.iter().map(told).collect()
 }
 
 /// The reason, where there is one.
@@ -62,7 +77,7 @@ fn reason(outcome: &Outcome) -> &str {
 
 fn ago(time: Duration) -> Timestamp {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    Timestamp::from_millis((now - time).as_millis().try_into().unwrap())
+    Timestamp::from_millis((now.as_millis() - time.as_millis()).try_into().unwrap())
 }
 
 /// What a look-up found, in one line.

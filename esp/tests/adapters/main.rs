@@ -10,6 +10,7 @@ mod resend;
 mod sendgrid;
 mod smtp;
 mod smtp_server;
+mod stand_in;
 
 use std::time::{Duration, SystemTime};
 

@@ -65,10 +65,12 @@ impl Together {
     }
 }
 
-/// Sends them all, with as few calls as may be, within the time of one call. An outcome for each, in order.
-pub(crate) async fn send(provider: &impl Batch, http: &Http, emails: &[Email]) -> Vec<Outcome> {
+/// Sends them all, with as few calls as may be, within the time of one call; at most `limit` with one. An outcome for
+/// each, in order.
+pub(crate) async fn send(provider: &impl Batch, http: &Http, limit: usize, emails: &[Email]) -> Vec<Outcome> {
     let until = Instant::now() + http.timeout;
-    join_all(shares(emails).into_iter().map(|share| one_call(provider, http, share, until))).await.concat()
+    let calls = shares(emails, limit).into_iter().map(|share| one_call(provider, http, share, until));
+    join_all(calls).await.concat()
 }
 
 async fn one_call(provider: &impl Batch, http: &Http, emails: &[Email], until: Instant) -> Vec<Outcome> {
@@ -77,16 +79,17 @@ async fn one_call(provider: &impl Batch, http: &Http, emails: &[Email], until: I
     {
         return outcomes;
     }
-    one_by_one(provider, http.connections, emails, until).await
+    one_by_one(provider, http, emails, until).await
 }
 
 /// Whoever was at fault is then refused alone.
-async fn one_by_one(provider: &impl Batch, places: usize, emails: &[Email], until: Instant) -> Vec<Outcome> {
-    let places = Semaphore::new(places.max(1));
+async fn one_by_one(provider: &impl Batch, http: &Http, emails: &[Email], until: Instant) -> Vec<Outcome> {
+    let places = Semaphore::new(http.connections.max(1));
     let calls = emails.iter().map(|email| async {
         let _place = places.acquire().await;
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        // A call cut short leaves its email in doubt; one not made does not.
+        if left < http.timeout / 4 {
             let reason = "the call for many emails was refused, and no time was left for one alone".to_owned();
             return Outcome::Transient { reason };
         }
@@ -95,12 +98,12 @@ async fn one_by_one(provider: &impl Batch, places: usize, emails: &[Email], unti
     join_all(calls).await
 }
 
-/// Divides them so that each share has [`MOST_BYTES`] at most, if more than one email.
-fn shares(emails: &[Email]) -> Vec<&[Email]> {
+/// Divides them so that each share has `limit` emails at most, and [`MOST_BYTES`] if more than one.
+fn shares(emails: &[Email], limit: usize) -> Vec<&[Email]> {
     let (mut shares, mut begin, mut bytes) = (Vec::new(), 0, 0);
     for (at, email) in emails.iter().enumerate() {
         let size = size(email);
-        if at > begin && bytes + size > MOST_BYTES {
+        if at > begin && (bytes + size > MOST_BYTES || at - begin >= limit) {
             shares.push(&emails[begin..at]);
             (begin, bytes) = (at, 0);
         }
@@ -140,18 +143,21 @@ mod tests {
     }
 
     #[test]
-    fn large_emails_are_shared_out_among_several_calls() {
+    fn many_or_large_emails_are_shared_out_among_several_calls() {
         let half = MOST_BYTES / 2;
-        for (sizes, expected) in [
-            (vec![], vec![0]),
-            (vec![1, 1, 1], vec![3]),
-            (vec![half, half, half], vec![1, 1, 1]),
-            (vec![half, 1, half, 1, 1], vec![2, 3]),
-            (vec![1, MOST_BYTES, 1], vec![1, 1, 1]),
+        for (sizes, limit, expected) in [
+            (vec![], 5, vec![0]),
+            (vec![1, 1, 1], 5, vec![3]),
+            (vec![1, 1, 1], 2, vec![2, 1]),
+            (vec![1, 1, 1], 1, vec![1, 1, 1]),
+            (vec![half, half, half], 5, vec![1, 1, 1]),
+            (vec![half, 1, half, 1, 1], 5, vec![2, 3]),
+            (vec![half, 1, half, 1, 1], 2, vec![2, 2, 1]),
+            (vec![1, MOST_BYTES, 1], 5, vec![1, 1, 1]),
         ] {
             let emails: Vec<_> = sizes.iter().map(|bytes| email(*bytes)).collect();
-            let counts: Vec<_> = shares(&emails).iter().map(|share| share.len()).collect();
-            assert_eq!(counts, expected, "{sizes:?}");
+            let counts: Vec<_> = shares(&emails, limit).iter().map(|share| share.len()).collect();
+            assert_eq!(counts, expected, "{sizes:?} by {limit}");
         }
     }
 }

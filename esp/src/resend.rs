@@ -109,7 +109,7 @@ impl Esp for Resend {
     }
 
     async fn send_batch(&self, emails: &[Email]) -> Vec<Outcome> {
-        batch::send(self, &self.http, emails).await
+        batch::send(self, &self.http, self.batch_limit(), emails).await
     }
 
     fn after_lost_answer(&self) -> AfterLostAnswer {

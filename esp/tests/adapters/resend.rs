@@ -226,6 +226,20 @@ async fn a_batch_that_is_refused_as_a_whole_is_sent_one_by_one() {
 }
 
 #[tokio::test]
+async fn without_batching_many_emails_go_with_a_call_each() {
+    let mut server = Server::start(json_answer(&json!({"id": "id"}))).await;
+    assert_eq!(tell_all(&adapter(&server.url).send_batch(&emails(3)).await), ["accepted id"; 3]);
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        let request = server.request().await;
+        assert_eq!(request.line, "POST /emails HTTP/1.1");
+        keys.push(request.headers["idempotency-key"].clone());
+    }
+    keys.sort();
+    assert_eq!(keys, ["5f2c91", "key-1", "key-2"]);
+}
+
+#[tokio::test]
 async fn a_sender_that_is_no_mailbox_does_not_hold_up_the_others() {
     let server = Server::start(json_answer(&json!({"data": [{"id": "id"}]}))).await;
     let mut emails = emails(2);

@@ -1,15 +1,19 @@
 //! A provider's answer, and what its status means.
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dripline_domain::{Address, Outcome, Timestamp};
+use dripline_domain::{Address, Email, Outcome, Timestamp};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 
-use crate::reason::tidy;
+use crate::reason::{tidy, without};
 
-/// No answer is read further than this many bytes. The largest one documented is under 1 KiB.
-const ANSWER_LIMIT: usize = 64 * 1024;
+/// No answer is read further than this many bytes. A page of 100 events, or the results of a batch of 500 emails, has
+/// some 200 KiB.
+const ANSWER_LIMIT: usize = 1024 * 1024;
+
+/// No more than so many bytes are read of a refusal of many emails.
+const REFUSAL_LIMIT: usize = 16 * 1024;
 
 /// No provider may hold us off for longer than this at a time, whatever its header says.
 const LONGEST_WAIT: Duration = Duration::from_hours(24);
@@ -42,6 +46,19 @@ impl Answer {
         Self { vendor, status, headers, body, whole }
     }
 
+    /// The answer that a call for one email would have got, for what an answer to a call for many says of it.
+    pub fn for_one(&self, status: StatusCode) -> Self {
+        Self { vendor: self.vendor, status, headers: self.headers.clone(), body: Vec::new(), whole: true }
+    }
+
+    /// Without the addresses of any of these recipients: a refusal of many emails may name each.
+    pub fn anonymous(mut self, emails: &[Email]) -> Self {
+        self.body.truncate(REFUSAL_LIMIT);
+        let said = String::from_utf8_lossy(&self.body).into_owned();
+        self.body = emails.iter().fold(said, |said, email| without(&said, email.to.as_str())).into_bytes();
+        self
+    }
+
     /// The body, if it is JSON of this shape.
     pub fn json<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_slice(&self.body).ok()
@@ -57,7 +74,12 @@ impl Answer {
         let said = said.map_or_else(|| String::from_utf8_lossy(&self.body), Into::into);
         let said = tidy(&said, recipient);
         let colon = if said.is_empty() { "" } else { ": " };
-        format!("{} answered {}{colon}{said}", self.vendor, self.status)
+        format!("{}{colon}{said}", self.told())
+    }
+
+    /// The status alone, for people.
+    pub fn told(&self) -> String {
+        format!("{} answered {}", self.vendor, self.status)
     }
 
     /// What the status alone says, once a provider's own codes have had their say:

@@ -2,9 +2,11 @@
 use std::sync::Once;
 use std::time::Duration;
 
+use dripline_actors::ports::LookUp;
 use dripline_domain::{Address, Outcome};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, Url, redirect};
+use serde::de::DeserializeOwned;
 
 use crate::BuildError;
 use crate::answer::Answer;
@@ -14,14 +16,18 @@ use crate::reason::tidy;
 /// that dies under a request leaves an [`Outcome::Unknown`] behind.
 const IDLE: Duration = Duration::from_secs(20);
 
-/// One provider's endpoint: its client, its URL, and its credentials among the client's default headers.
+/// One provider's API: its client, its base URL, and its credentials among the client's default headers.
 pub(crate) struct Http {
     vendor: &'static str,
     client: Client,
-    url: Url,
+    base_url: Url,
+    /// For a whole call.
+    pub timeout: Duration,
+    /// The most calls in flight.
+    pub connections: usize,
 }
 
-/// What an endpoint is made of.
+/// What an [`Http`] is made of.
 pub(crate) struct Endpoint<'a> {
     /// As people know it: `SendGrid`.
     pub vendor: &'static str,
@@ -29,8 +35,6 @@ pub(crate) struct Endpoint<'a> {
     pub setting: &'static str,
     /// With or without a path and a final slash.
     pub base_url: &'a str,
-    /// Begins with a slash.
-    pub path: &'a str,
     /// The header that carries the credentials.
     pub header: HeaderName,
     /// Its value.
@@ -48,8 +52,8 @@ impl Http {
     /// A URL that is none, credentials that cannot stand in a header, no CA certificates.
     pub fn new(endpoint: Endpoint<'_>) -> Result<Self, BuildError> {
         install_tls();
-        let url = join(endpoint.base_url, endpoint.path)
-            .map_err(|reason| BuildError::Invalid { setting: endpoint.setting, reason })?;
+        let base_url =
+            parse(endpoint.base_url).map_err(|reason| BuildError::Invalid { setting: endpoint.setting, reason })?;
         let mut credentials = HeaderValue::from_str(endpoint.credentials).map_err(|_| BuildError::Invalid {
             setting: endpoint.credentials_setting,
             reason: "holds a character that cannot stand in a header, perhaps a line break".to_owned(),
@@ -70,16 +74,42 @@ impl Http {
             .connect_timeout(endpoint.timeout / 2)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(endpoint.connections);
-        let builder = if is_loopback(&url) { builder.no_proxy() } else { builder };
+        let builder = if is_loopback(&base_url) { builder.no_proxy() } else { builder };
         // A stand-in without TLS needs no certificates, and where it runs there may be none.
-        let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+        let builder = if base_url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
         let client = builder.build().map_err(BuildError::Client)?;
-        Ok(Self { vendor: endpoint.vendor, client, url })
+        let Endpoint { vendor, timeout, connections, .. } = endpoint;
+        Ok(Self { vendor, client, base_url, timeout, connections })
     }
 
-    /// A POST to the endpoint, without a body yet.
-    pub fn post(&self) -> RequestBuilder {
-        self.client.post(self.url.clone())
+    /// A POST to this path, which begins with a slash; without a body yet.
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(join(&self.base_url, path))
+    }
+
+    /// The URL of this path, with a query.
+    pub fn url(&self, path: &str, query: &[(&str, &str)]) -> Url {
+        let mut url = join(&self.base_url, path);
+        url.query_pairs_mut().extend_pairs(query);
+        url
+    }
+
+    /// A URL that the provider gave, if it leads to the provider itself: our credentials go with the request.
+    pub fn own(&self, url: &str) -> Option<Url> {
+        Url::parse(url).ok().filter(|url| url.origin() == self.base_url.origin())
+    }
+
+    /// A GET that asks about an email, answered as JSON.
+    ///
+    /// # Errors
+    /// [`LookUp::Unclear`]: there was no answer, or it was not 200 with JSON of this shape.
+    pub async fn ask<T: DeserializeOwned>(&self, url: Url, recipient: &Address) -> Result<T, LookUp> {
+        let unclear = |reason| LookUp::Unclear { reason };
+        let request = self.client.get(url).header(ACCEPT, "application/json");
+        let response = request.send().await.map_err(|error| unclear(self.told(error, recipient)))?;
+        let answer = Answer::read(self.vendor, response).await;
+        let said = if answer.status.as_u16() == 200 { answer.json() } else { None };
+        said.ok_or_else(|| unclear(answer.reason(None, recipient)))
     }
 
     /// Sends, and reads the whole answer.
@@ -88,18 +118,35 @@ impl Http {
     /// What it means that there is none: [`Outcome::Transient`] if no connection was made, and so nothing sent;
     /// [`Outcome::Unknown`] otherwise.
     pub async fn call(&self, request: RequestBuilder, recipient: &Address) -> Result<Answer, Outcome> {
-        let response = request.send().await.map_err(|error| self.lost(&error, recipient))?;
-        Ok(Answer::read(self.vendor, response).await)
+        match request.send().await {
+            Ok(response) => Ok(Answer::read(self.vendor, response).await),
+            Err(error) => {
+                let (unconnected, unbuilt) = (error.is_connect(), error.is_builder());
+                let reason = self.told(error, recipient);
+                Err(if unconnected {
+                    Outcome::Transient { reason }
+                } else if unbuilt {
+                    Outcome::Refused { reason }
+                } else {
+                    Outcome::Unknown { reason }
+                })
+            }
+        }
     }
 
-    fn lost(&self, error: &reqwest::Error, recipient: &Address) -> Outcome {
-        let told = tidy(&chain(error), recipient);
+    /// Why there is no answer, for people.
+    fn told(&self, mut error: reqwest::Error, recipient: &Address) -> String {
+        // The query of a look-up names the recipient, encoded as `tidy` would not know it.
+        if let Some(url) = error.url_mut() {
+            url.set_query(None);
+        }
+        let told = tidy(&chain(&error), recipient);
         if error.is_connect() {
-            Outcome::Transient { reason: format!("no connection to {}: {told}", self.vendor) }
+            format!("no connection to {}: {told}", self.vendor)
         } else if error.is_builder() {
-            Outcome::Refused { reason: format!("no request to {} can be made of this email: {told}", self.vendor) }
+            format!("no request to {} can be made of this email: {told}", self.vendor)
         } else {
-            Outcome::Unknown { reason: format!("no answer from {}: {told}", self.vendor) }
+            format!("no answer from {}: {told}", self.vendor)
         }
     }
 }
@@ -112,14 +159,18 @@ fn install_tls() {
     });
 }
 
-fn join(base_url: &str, path: &str) -> Result<Url, String> {
-    let mut url = Url::parse(base_url).map_err(|error| format!("`{base_url}` is not a URL: {error}"))?;
+fn parse(base_url: &str) -> Result<Url, String> {
+    let url = Url::parse(base_url).map_err(|error| format!("`{base_url}` is not a URL: {error}"))?;
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
         return Err(format!("`{base_url}` must begin with https:// (or http:// for a stand-in)"));
     }
-    let whole = format!("{}{path}", url.path().trim_end_matches('/'));
-    url.set_path(&whole);
     Ok(url)
+}
+
+fn join(base_url: &Url, path: &str) -> Url {
+    let mut url = base_url.clone();
+    url.set_path(&format!("{}{path}", base_url.path().trim_end_matches('/')));
+    url
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -150,10 +201,10 @@ mod tests {
             ("https://api.resend.com/", "https://api.resend.com/emails"),
             ("http://127.0.0.1:8080/stub/", "http://127.0.0.1:8080/stub/emails"),
         ] {
-            assert_eq!(join(base, "/emails").unwrap().as_str(), whole);
+            assert_eq!(join(&parse(base).unwrap(), "/emails").as_str(), whole);
         }
         for wrong in ["", "api.resend.com", "ftp://api.resend.com", "mailto:x"] {
-            assert!(join(wrong, "/emails").is_err(), "{wrong}");
+            assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
 

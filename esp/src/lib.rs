@@ -1,19 +1,22 @@
 //! Email service providers, one file each, and the composer that renders what they mail.
 //!
 //! An adapter translates: a [`dripline_domain::Email`] into its provider's request, the provider's answer into an
-//! [`dripline_domain::Outcome`]. It decides nothing, retries nothing and logs next to nothing. Each call carries the
+//! [`dripline_domain::Outcome`]. It decides nothing, retries nothing and logs next to nothing. Each email carries the
 //! send key, the lead's id, the sequence and the step, under the names `send_key`, `lead_id`, `sequence` and `step`,
-//! so that webhooks can be matched to it.
+//! so that webhooks and look-ups can be matched to it.
 //!
-//! Three rules hold for all of them:
+//! Four rules hold for all of them:
 //! - `Transient` means *surely not mailed*. Where that is not sure, the outcome is `Unknown`, and the engine finds out.
 //! - `Misconfigured` means *true of every lead*: key, account, sender, URL. `Refused` means *this email*.
+//! - `NotFound` means *surely not taken*, once the provider has had its time: whatever else keeps an email from being
+//!   found is `Unclear`.
 //! - A reason names no recipient: reasons outlive the lead's erasure.
 //!
 //! `tests/adapters` holds each provider's documented example, and a table of its answers.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod answer;
+mod batch;
 mod compose;
 mod error;
 mod http;

@@ -7,12 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use dripline_actors::ports::Esp;
-use dripline_domain::{Email, Outcome};
+use dripline_actors::ports::{AfterLostAnswer, Esp, LookUp};
+use dripline_domain::{Email, Outcome, Timestamp};
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, now};
 use crate::http::{Endpoint, Http};
 use crate::wire::{Ids, headers, text};
 use crate::{BuildError, Secret};
@@ -20,6 +21,24 @@ use crate::{BuildError, Secret};
 /// What Mailgun says, in lower case, when the sender or the account is at fault and not this email. It has no codes.
 const OUR_FAULT: [&str; 5] =
     ["'from' parameter", "not allowed to send", "for test purposes only", "domain not found", "is disabled"];
+
+/// An email without an event so long after its call was not taken. Events are "still on their way to the storage engine"
+/// for a while; by the vendor, what is half an hour old can be trusted
+/// (<https://documentation.mailgun.com/docs/mailgun/user-manual/events/event-polling>).
+const SETTLED_AFTER: Duration = Duration::from_mins(30);
+
+/// Events are kept for 30 days, but "access to this data varies by plan", down to one day
+/// (<https://documentation.mailgun.com/docs/mailgun/user-manual/events/events>). Not to find an older one means nothing.
+const REMEMBERED_FOR: Duration = Duration::from_hours(23);
+
+/// Events from so many seconds before the attempt on are looked at, since two clocks differ.
+const BEFORE: i64 = 600;
+
+/// Most events of a page; the vendor's limit is 300.
+const PAGE: &str = "100";
+
+/// Most pages that are looked at. Nobody gets so many emails of one sender in a day, nor opens them so often.
+const PAGES: usize = 5;
 
 /// `[esp.mailgun]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,7 +48,8 @@ pub struct Config {
     pub base_url: String,
     /// The sending domain, as verified at Mailgun.
     pub domain: String,
-    /// A sending key of the domain is enough.
+    /// A sending key of the domain is enough to send. To look up an attempt whose answer was lost takes an account key:
+    /// a sending key may do nothing else (<https://documentation.mailgun.com/docs/mailgun/api-reference/authentication>).
     pub api_key: Secret,
 }
 
@@ -43,9 +63,16 @@ impl Default for Config {
 ///
 /// Accepted is 200 with JSON that has an `id`: our own `Message-ID`, which webhooks give without its angle brackets,
 /// and so it is kept. A wrong path, too, answers 200, with a page: [`Outcome::Misconfigured`]. There is no idempotency
-/// key: a repeated call mails twice.
+/// key: a repeated call mails twice. But what was taken has events, and each carries our `send_key`.
+///
+/// Emails are sent one by one. A call for many must have one text for all of them, one refused address refuses all, and
+/// that recipient variables reach a header of one's own such as `Message-ID` is nowhere said
+/// (<https://documentation.mailgun.com/docs/mailgun/user-manual/sending-messages/batch-sending>).
 pub struct Mailgun {
     http: Http,
+    /// The paths of the domain.
+    messages: String,
+    events: String,
 }
 
 impl Mailgun {
@@ -64,14 +91,13 @@ impl Mailgun {
             vendor: "Mailgun",
             setting: "esp.mailgun.base_url",
             base_url: &config.base_url,
-            path: &format!("/v3/{domain}/messages"),
             header: AUTHORIZATION,
             credentials: &format!("Basic {}", BASE64_STANDARD.encode(format!("api:{key}"))),
             credentials_setting: "esp.mailgun.api_key",
             timeout,
             connections,
         })?;
-        Ok(Self { http })
+        Ok(Self { http, messages: format!("/v3/{domain}/messages"), events: format!("/v3/{domain}/events") })
     }
 }
 
@@ -82,10 +108,52 @@ impl Esp for Mailgun {
     }
 
     async fn send(&self, email: &Email) -> Outcome {
-        match self.http.call(self.http.post().form(&form(email)), &email.to).await {
+        match self.http.call(self.http.post(&self.messages).form(&form(email)), &email.to).await {
             Ok(answer) => outcome(&answer, email),
             Err(outcome) => outcome,
         }
+    }
+
+    fn after_lost_answer(&self) -> AfterLostAnswer {
+        AfterLostAnswer::LookUp { settled_after: SETTLED_AFTER }
+    }
+
+    /// `GET /v3/{domain}/events`,
+    /// <https://documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/events/get-v3-domain_name-events>.
+    ///
+    /// Any event of ours will do, be it `accepted`, `delivered`, `failed` or a later one: Mailgun has the email. By
+    /// recipient, not by `message-id`: the events' own variables then say whether one is ours, whatever has become of
+    /// our `Message-ID`.
+    async fn look_up(&self, email: &Email, attempted_at: Timestamp) -> LookUp {
+        let begin = (attempted_at.as_millis() / 1_000 - BEFORE).to_string();
+        let query =
+            [("begin", begin.as_str()), ("ascending", "yes"), ("limit", PAGE), ("recipient", email.to.as_str())];
+        let unclear = |reason: &str| LookUp::Unclear { reason: reason.to_owned() };
+        let mut url = self.http.url(&self.events, &query);
+        for _ in 0..PAGES {
+            let page: Page = match self.http.ask(url, &email.to).await {
+                Ok(page) => page,
+                Err(unclear) => return unclear,
+            };
+            if page.items.is_empty() {
+                let forgotten = now().since(attempted_at) > REMEMBERED_FOR;
+                return if forgotten {
+                    unclear("Mailgun may have forgotten the email by now")
+                } else {
+                    LookUp::NotFound
+                };
+            }
+            if let Some(event) = page.items.iter().find(|event| event["user-variables"]["send_key"] == *email.send_key)
+            {
+                let message_id = event["message"]["headers"]["message-id"].as_str().unwrap_or_default();
+                return LookUp::Found { message_id: message_id.to_owned() };
+            }
+            url = match self.http.own(&page.paging.next) {
+                Some(next) => next,
+                None => return unclear("Mailgun's next page of events is not Mailgun's"),
+            };
+        }
+        unclear("Mailgun has too many events of this recipient")
     }
 }
 
@@ -129,4 +197,16 @@ struct Message {
     id: Option<String>,
     #[serde(default)]
     message: String,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    items: Vec<Value>,
+    paging: Paging,
+}
+
+#[derive(Deserialize)]
+struct Paging {
+    /// Leads on even from the last page, to an empty one.
+    next: String,
 }

@@ -4,15 +4,29 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dripline_actors::ports::Esp;
-use dripline_domain::{Email, Outcome};
+use dripline_actors::ports::{AfterLostAnswer, Esp, LookUp};
+use dripline_domain::{Email, Outcome, Timestamp};
 use reqwest::header::{ACCEPT, HeaderName};
+use reqwest::{RequestBuilder, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, now};
+use crate::batch::{self, Batch, Together};
 use crate::http::{Endpoint, Http};
 use crate::wire::{Ids, headers, text};
 use crate::{BuildError, Secret};
+
+/// An email that cannot be found so long after its call was not taken. Postmark documents no delay of its index, so this
+/// is a guess, and a generous one.
+const SETTLED_AFTER: Duration = Duration::from_mins(5);
+
+/// Postmark forgets messages after the server's retention period, which can be set as low as 7 days
+/// (<https://postmarkapp.com/developer/api/messages-api>). Not to find an older one means nothing.
+const REMEMBERED_FOR: Duration = Duration::from_hours(6 * 24);
+
+/// Most emails of one call, <https://postmarkapp.com/developer/user-guide/send-email-with-api/batch-emails>.
+const BATCH: usize = 500;
 
 /// `[esp.postmark]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,10 +53,15 @@ impl Default for Config {
 /// `POST /email`.
 ///
 /// Accepted is 200 with `ErrorCode` 0 and a `MessageID`. Our `Message-ID` stays only beside `X-PM-KeepID: true`. There
-/// is no idempotency key, but what was taken can be found by our `send_key` in its metadata.
+/// is no idempotency key, but what was taken can be found by our `send_key` in its metadata
+/// (<https://postmarkapp.com/support/article/1125-custom-metadata-faq>), however it was sent.
+///
+/// [`Self::batching`], up to 500 emails go with `POST /email/batch`, answered 200 with a result for each, in order:
+/// what the single call would have said of it.
 pub struct Postmark {
     http: Http,
     message_stream: String,
+    batching: bool,
 }
 
 impl Postmark {
@@ -57,26 +76,30 @@ impl Postmark {
             vendor: "Postmark",
             setting: "esp.postmark.base_url",
             base_url: &config.base_url,
-            path: "/email",
             header: HeaderName::from_static("x-postmark-server-token"),
             credentials: token,
             credentials_setting: "esp.postmark.server_token",
             timeout,
             connections,
         })?;
-        Ok(Self { http, message_stream: message_stream.to_owned() })
-    }
-}
-
-#[async_trait]
-impl Esp for Postmark {
-    fn name(&self) -> &'static str {
-        "postmark"
+        Ok(Self { http, message_stream: message_stream.to_owned(), batching: false })
     }
 
-    async fn send(&self, email: &Email) -> Outcome {
+    /// Sends many emails with one call.
+    #[must_use]
+    pub fn batching(mut self) -> Self {
+        self.batching = true;
+        self
+    }
+
+    /// What both calls have in common. Without `Accept`, errors come as HTML.
+    fn post(&self, path: &str) -> RequestBuilder {
+        self.http.post(path).header(ACCEPT, "application/json")
+    }
+
+    fn payload<'a>(&'a self, email: &'a Email) -> Payload<'a> {
         let keep_id = ("X-PM-KeepID", "true");
-        let payload = Payload {
+        Payload {
             from: &email.from,
             to: email.to.as_str(),
             reply_to: email.reply_to.as_deref(),
@@ -87,9 +110,83 @@ impl Esp for Postmark {
             headers: headers(email).chain([keep_id]).map(|(name, value)| Header { name, value }).collect(),
             metadata: Ids::of(email),
             message_stream: &self.message_stream,
+        }
+    }
+}
+
+#[async_trait]
+impl Esp for Postmark {
+    fn name(&self) -> &'static str {
+        "postmark"
+    }
+
+    async fn send(&self, email: &Email) -> Outcome {
+        self.alone(email, self.http.timeout).await
+    }
+
+    fn batch_limit(&self) -> usize {
+        if self.batching { BATCH } else { 1 }
+    }
+
+    async fn send_batch(&self, emails: &[Email]) -> Vec<Outcome> {
+        batch::send(self, &self.http, self.batch_limit(), emails).await
+    }
+
+    fn after_lost_answer(&self) -> AfterLostAnswer {
+        AfterLostAnswer::LookUp { settled_after: SETTLED_AFTER }
+    }
+
+    /// `GET /messages/outbound`, filtered by our metadata, <https://postmarkapp.com/developer/api/messages-api>.
+    async fn look_up(&self, email: &Email, attempted_at: Timestamp) -> LookUp {
+        // Without `messagestream`, only the default transactional stream is searched.
+        let query = [
+            ("count", "10"),
+            ("offset", "0"),
+            ("messagestream", &self.message_stream),
+            ("metadata_send_key", &email.send_key),
+        ];
+        let listed: Listed = match self.http.ask(self.http.url("/messages/outbound", &query), &email.to).await {
+            Ok(listed) => listed,
+            Err(unclear) => return unclear,
         };
-        // Without `Accept`, errors come as HTML.
-        let request = self.http.post().header(ACCEPT, "application/json").json(&payload);
+        let unclear = |reason: &str| LookUp::Unclear { reason: reason.to_owned() };
+        let is_it = |message: &Message| message.metadata["send_key"] == *email.send_key;
+        match listed.messages.into_iter().find(is_it) {
+            Some(Message { message_id, .. }) => LookUp::Found { message_id },
+            // The filter did not filter, and our message may be any of those not listed.
+            None if listed.total_count > 0 => unclear("Postmark lists messages that were not asked for"),
+            None if now().since(attempted_at) > REMEMBERED_FOR => {
+                unclear("Postmark may have forgotten the message by now")
+            }
+            None => LookUp::NotFound,
+        }
+    }
+}
+
+#[async_trait]
+impl Batch for Postmark {
+    async fn together(&self, emails: &[Email], within: Duration) -> Together {
+        let payloads: Vec<_> = emails.iter().map(|email| self.payload(email)).collect();
+        let request = self.post("/email/batch").timeout(within).json(&payloads);
+        let answer = match self.http.call(request, &emails[0].to).await {
+            Ok(answer) => answer,
+            Err(outcome) => return Together::whole(outcome, None, emails),
+        };
+        if !answer.status.is_success() {
+            let answer = answer.anonymous(emails);
+            return Together::whole(outcome(&answer, &emails[0]), Some(answer.status), emails);
+        }
+        match answer.json::<Vec<Told>>() {
+            Some(results) if results.len() == emails.len() => {
+                let each = results.into_iter().zip(emails).map(|(told, email)| of_one(&answer, told, email));
+                Together::Each(each.collect())
+            }
+            _ => Together::uncounted(&answer, emails),
+        }
+    }
+
+    async fn alone(&self, email: &Email, within: Duration) -> Outcome {
+        let request = self.post("/email").timeout(within).json(&self.payload(email));
         match self.http.call(request, &email.to).await {
             Ok(answer) => outcome(&answer, email),
             Err(outcome) => outcome,
@@ -97,9 +194,18 @@ impl Esp for Postmark {
     }
 }
 
-/// By `ErrorCode`, <https://postmarkapp.com/developer/api/overview#error-codes>; by status where there is none.
 fn outcome(answer: &Answer, email: &Email) -> Outcome {
-    let told = answer.json::<Told>();
+    verdict(answer, answer.json(), email)
+}
+
+/// One result of many. Any other `ErrorCode` than 0 would have come alone with 422.
+fn of_one(answer: &Answer, told: Told, email: &Email) -> Outcome {
+    let status = if told.error_code == 0 { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    verdict(&answer.for_one(status), Some(told), email)
+}
+
+/// By `ErrorCode`, <https://postmarkapp.com/developer/api/overview#error-codes>; by status where there is none.
+fn verdict(answer: &Answer, told: Option<Told>, email: &Email) -> Outcome {
     let reason = answer.reason(told.as_ref().map(|told| told.message.as_str()), &email.to);
     let code = told.as_ref().map_or(0, |told| told.error_code);
     match (code, told) {
@@ -152,4 +258,20 @@ struct Told {
     message: String,
     #[serde(rename = "MessageID")]
     message_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    total_count: u64,
+    messages: Vec<Message>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Message {
+    #[serde(rename = "MessageID")]
+    message_id: String,
+    #[serde(default)]
+    metadata: Value,
 }

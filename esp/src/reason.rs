@@ -18,7 +18,7 @@ pub(crate) fn tidy(said: &str, recipient: &Address) -> String {
 }
 
 /// `text` with `address`, in whatever case, replaced.
-fn without(text: &str, address: &str) -> String {
+pub(crate) fn without(text: &str, address: &str) -> String {
     if address.is_empty() {
         return text.to_owned();
     }

@@ -2,21 +2,39 @@
 //!
 //! <https://resend.com/docs/api-reference/emails/send-email>
 use std::borrow::Cow;
+use std::slice;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dripline_actors::ports::Esp;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use dripline_actors::ports::{AfterLostAnswer, Esp};
 use dripline_domain::{Email, Outcome, split_mailbox};
+use reqwest::StatusCode;
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::answer::{Answer, now};
+use crate::batch::{self, Batch, Together};
 use crate::http::{Endpoint, Http};
 use crate::wire::{HeaderObject, Ids, not_a_mailbox, text};
 use crate::{BuildError, Secret};
 
 /// When to ask again once the day's quota is used up and Resend does not say when it is renewed.
 const QUOTA_PROBE: Duration = Duration::from_hours(1);
+
+/// How long after an attempt its idempotency key still holds: 24 hours by the documentation
+/// (<https://resend.com/docs/dashboard/emails/idempotency-keys>), less an hour for clocks, for time in transit, and for
+/// the doubt whether those hours are counted from the call's beginning.
+const KEY_HOLDS: Duration = Duration::from_hours(23);
+
+/// Most emails of one call, <https://resend.com/docs/api-reference/emails/send-batch-emails>.
+const BATCH: usize = 100;
+
+/// What Resend says when the sender is at fault, or the account, and not this email. Alone, the last two come with 403;
+/// of one among many there is no status.
+const OUR_FAULT: [&str; 3] = ["`from`", "domain is not verified", "only send testing emails"];
 
 /// `[esp.resend]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,8 +56,14 @@ impl Default for Config {
 /// one's id (<https://resend.com/docs/dashboard/emails/idempotency-keys>).
 ///
 /// Accepted is 200 with an `id`. Our `Message-ID` is sent, though Resend has been seen to replace it.
+///
+/// [`Self::batching`], up to 100 emails go with `POST /emails/batch`, and one alone does so too: its key is the batch's,
+/// and of no use to an email that is sent again among others. So an answer that was lost is another matter, and the
+/// name another: `resend-batch`. `x-batch-validation: permissive` has Resend take what is valid, and say of each other
+/// email, by its index, why it is not (<https://resend.com/changelog/batch-validation-modes>).
 pub struct Resend {
     http: Http,
+    batching: bool,
 }
 
 impl Resend {
@@ -53,48 +77,126 @@ impl Resend {
             vendor: "Resend",
             setting: "esp.resend.base_url",
             base_url: &config.base_url,
-            path: "/emails",
             header: AUTHORIZATION,
             credentials: &format!("Bearer {key}"),
             credentials_setting: "esp.resend.api_key",
             timeout,
             connections,
         })?;
-        Ok(Self { http })
+        Ok(Self { http, batching: false })
+    }
+
+    /// Sends many emails with one call.
+    #[must_use]
+    pub fn batching(mut self) -> Self {
+        self.batching = true;
+        self
     }
 }
 
 #[async_trait]
 impl Esp for Resend {
     fn name(&self) -> &'static str {
-        "resend"
+        if self.batching { "resend-batch" } else { "resend" }
     }
 
     async fn send(&self, email: &Email) -> Outcome {
-        let Some(from) = unquoted(&email.from) else {
-            return not_a_mailbox("from", &email.from);
+        self.alone(email, self.http.timeout).await
+    }
+
+    fn batch_limit(&self) -> usize {
+        if self.batching { BATCH } else { 1 }
+    }
+
+    async fn send_batch(&self, emails: &[Email]) -> Vec<Outcome> {
+        batch::send(self, &self.http, self.batch_limit(), emails).await
+    }
+
+    fn after_lost_answer(&self) -> AfterLostAnswer {
+        if self.batching { AfterLostAnswer::Evidence } else { AfterLostAnswer::Idempotent { within: KEY_HOLDS } }
+    }
+}
+
+#[async_trait]
+impl Batch for Resend {
+    async fn together(&self, emails: &[Email], within: Duration) -> Together {
+        let bodies = match emails.iter().map(body).collect::<Result<Vec<_>, _>>() {
+            Ok(bodies) => bodies,
+            Err(outcome) => return Together::Refused(outcome),
         };
-        let reply_to = match email.reply_to.as_deref().map(unquoted) {
-            None => None,
-            Some(Some(reply_to)) => Some(reply_to),
-            Some(None) => return not_a_mailbox("reply_to", email.reply_to.as_deref().unwrap_or_default()),
+        let request = self.http.post("/emails/batch").timeout(within).json(&bodies);
+        let request = request.header("idempotency-key", batch_key(emails)).header("x-batch-validation", "permissive");
+        match self.http.call(request, &emails[0].to).await {
+            Ok(answer) if answer.status.is_success() => {
+                results(&answer, emails).map_or_else(|| Together::uncounted(&answer, emails), Together::Each)
+            }
+            Ok(answer) => {
+                let answer = answer.anonymous(emails);
+                Together::whole(outcome(&answer, &emails[0]), Some(answer.status), emails)
+            }
+            Err(outcome) => Together::whole(outcome, None, emails),
+        }
+    }
+
+    async fn alone(&self, email: &Email, within: Duration) -> Outcome {
+        if self.batching {
+            return self.together(slice::from_ref(email), within).await.of_one();
+        }
+        let body = match body(email) {
+            Ok(body) => body,
+            Err(outcome) => return outcome,
         };
-        let body = Body {
-            from: &from,
-            to: [email.to.as_str()],
-            subject: &email.subject,
-            text: text(email),
-            html: email.html.as_deref(),
-            reply_to: reply_to.as_deref(),
-            headers: HeaderObject(email),
-            tags: Ids::of(email).pairs().map(|(name, value)| Tag { name, value }),
-        };
-        let request = self.http.post().header("idempotency-key", &email.send_key).json(&body);
-        match self.http.call(request, &email.to).await {
+        let request = self.http.post("/emails").timeout(within).header("idempotency-key", &email.send_key);
+        match self.http.call(request.json(&body), &email.to).await {
             Ok(answer) => outcome(&answer, email),
             Err(outcome) => outcome,
         }
     }
+}
+
+/// The same for the same emails in the same order, and for no others.
+fn batch_key(emails: &[Email]) -> String {
+    let mut hash = Sha256::new();
+    for email in emails {
+        hash.update(email.send_key.as_bytes());
+        hash.update(b"\n");
+    }
+    BASE64_URL_SAFE_NO_PAD.encode(hash.finalize())
+}
+
+/// What an answer to the call for many says of each, if it says something of each: `errors` by index, and the ids of
+/// all others, in order.
+fn results(answer: &Answer, emails: &[Email]) -> Option<Vec<Outcome>> {
+    let Results { data, errors } = answer.json()?;
+    let mut outcomes: Vec<Option<Outcome>> = vec![None; emails.len()];
+    for Invalid { index, message } in errors {
+        let told = Error { name: "validation_error".to_owned(), message };
+        let refused = verdict(&answer.for_one(StatusCode::UNPROCESSABLE_ENTITY), &told, emails.get(index)?);
+        if outcomes[index].replace(refused).is_some() {
+            return None;
+        }
+    }
+    let mut ids = data.into_iter();
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+        *outcome = Some(Outcome::Accepted { message_id: ids.next()?.id });
+    }
+    if ids.next().is_some() { None } else { outcomes.into_iter().collect() }
+}
+
+/// # Errors
+/// A sender that Resend could not read: whatever the lead.
+fn body(email: &Email) -> Result<Body<'_>, Outcome> {
+    let mailbox = |setting, mailbox| unquoted(mailbox).ok_or_else(|| not_a_mailbox(setting, mailbox));
+    Ok(Body {
+        from: mailbox("from", &email.from)?,
+        to: [email.to.as_str()],
+        subject: &email.subject,
+        text: text(email),
+        html: email.html.as_deref(),
+        reply_to: email.reply_to.as_deref().map(|reply_to| mailbox("reply_to", reply_to)).transpose()?,
+        headers: HeaderObject(email),
+        tags: Ids::of(email).pairs().map(|(name, value)| Tag { name, value }),
+    })
 }
 
 /// Resend refuses names in double quotes, correct though they are (`"Acme, Inc." <mail@acme.example>`): without them.
@@ -106,12 +208,15 @@ fn unquoted(mailbox: &str) -> Option<Cow<'_, str>> {
     Some(name.map_or_else(|| address.as_str().to_owned(), |name| format!("{name} <{}>", address.as_str())).into())
 }
 
-/// By error name, <https://resend.com/docs/api-reference/errors>; by status where it adds nothing.
 fn outcome(answer: &Answer, email: &Email) -> Outcome {
     if let (200 | 201, Some(Taken { id })) = (answer.status.as_u16(), answer.json()) {
         return Outcome::Accepted { message_id: id };
     }
-    let told = answer.json::<Error>().unwrap_or_default();
+    verdict(answer, &answer.json::<Error>().unwrap_or_default(), email)
+}
+
+/// By error name, <https://resend.com/docs/api-reference/errors>; by status where it adds nothing.
+fn verdict(answer: &Answer, told: &Error, email: &Email) -> Outcome {
     let reason = answer.reason(Some(told.message.as_str()).filter(|said| !said.is_empty()), &email.to);
     match told.name.as_str() {
         // The first call with this key is still at work; the next one will get its id.
@@ -124,16 +229,20 @@ fn outcome(answer: &Answer, email: &Email) -> Outcome {
         }
         // A month's quota: up to a month away, or a larger plan. A person should know.
         "monthly_quota_exceeded" | "invalid_from_address" => Outcome::Misconfigured { reason },
-        "validation_error" | "missing_required_field" if told.message.contains("`from`") => {
+        "validation_error" | "missing_required_field" if is_our_fault(&told.message) => {
             Outcome::Misconfigured { reason }
         }
         _ => answer.by_status(reason),
     }
 }
 
+fn is_our_fault(message: &str) -> bool {
+    OUR_FAULT.iter().any(|fault| message.contains(fault))
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
-    from: &'a str,
+    from: Cow<'a, str>,
     to: [&'a str; 1],
     subject: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,7 +250,7 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     html: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reply_to: Option<&'a str>,
+    reply_to: Option<Cow<'a, str>>,
     headers: HeaderObject<'a>,
     tags: [Tag<'a>; 4],
 }
@@ -155,6 +264,20 @@ struct Tag<'a> {
 #[derive(Deserialize)]
 struct Taken {
     id: String,
+}
+
+/// Of the call for many.
+#[derive(Deserialize)]
+struct Results {
+    data: Vec<Taken>,
+    #[serde(default)]
+    errors: Vec<Invalid>,
+}
+
+#[derive(Deserialize)]
+struct Invalid {
+    index: usize,
+    message: String,
 }
 
 #[derive(Default, Deserialize)]

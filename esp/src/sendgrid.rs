@@ -53,7 +53,6 @@ impl SendGrid {
             vendor: "SendGrid",
             setting: "esp.sendgrid.base_url",
             base_url: &config.base_url,
-            path: "/v3/mail/send",
             header: AUTHORIZATION,
             credentials: &format!("Bearer {key}"),
             credentials_setting: "esp.sendgrid.api_key",
@@ -110,7 +109,7 @@ impl Esp for SendGrid {
             categories: [&email.sequence],
             mail_settings: self.sandbox.then_some(MailSettings { sandbox_mode: SandboxMode { enable: true } }),
         };
-        match self.http.call(self.http.post().json(&body), &email.to).await {
+        match self.http.call(self.http.post("/v3/mail/send").json(&body), &email.to).await {
             Ok(answer) => self.outcome(&answer, email),
             Err(outcome) => outcome,
         }

@@ -1,5 +1,6 @@
-//! A provider in twenty lines: it answers every request alike, and tells what was asked.
-use std::collections::HashMap;
+//! A provider in twenty lines: it answers every request alike, or as it is told, and tells what was asked.
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,6 +42,13 @@ impl Request {
         serde_json::from_str(&self.body).unwrap()
     }
 
+    /// Method and path, and the fields of the query in order.
+    pub fn query(&self) -> (&str, Vec<(String, String)>) {
+        let (path, query) = self.line.trim_end_matches(" HTTP/1.1").split_once('?').unwrap();
+        let url = reqwest::Url::parse(&format!("http://query/?{query}")).unwrap();
+        (path, url.query_pairs().into_owned().collect())
+    }
+
     /// The fields of a form, in order.
     pub fn form(&self) -> Vec<(String, String)> {
         assert_eq!(self.headers["content-type"], "application/x-www-form-urlencoded");
@@ -56,12 +64,18 @@ pub struct Server {
 
 impl Server {
     pub async fn start(reply: Reply) -> Self {
+        Self::with(|_| vec![reply]).await
+    }
+
+    /// Replies in this order, and with the last one ever after. `replies` gets the server's URL.
+    pub async fn with(replies: impl FnOnce(&str) -> Vec<Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (asked, requests) = mpsc::unbounded_channel();
+        let replies = Replies(Arc::new(Mutex::new(replies(&url).into())));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, reply.clone(), asked.clone()));
+                tokio::spawn(serve(stream, replies.clone(), asked.clone()));
             }
         });
         Self { url, requests }
@@ -71,12 +85,27 @@ impl Server {
     pub async fn request(&mut self) -> Request {
         self.requests.recv().await.unwrap()
     }
+
+    /// Whether every request was looked at.
+    pub fn is_done(&mut self) -> bool {
+        self.requests.try_recv().is_err()
+    }
 }
 
-async fn serve(mut stream: TcpStream, reply: Reply, asked: mpsc::UnboundedSender<Request>) {
+#[derive(Clone)]
+struct Replies(Arc<Mutex<VecDeque<Reply>>>);
+
+impl Replies {
+    fn next(&self) -> Reply {
+        let mut replies = self.0.lock().unwrap();
+        if replies.len() > 1 { replies.pop_front().unwrap() } else { replies[0].clone() }
+    }
+}
+
+async fn serve(mut stream: TcpStream, replies: Replies, asked: mpsc::UnboundedSender<Request>) {
     while let Some(request) = read(&mut stream).await {
         let _ = asked.send(request);
-        match &reply {
+        match replies.next() {
             Reply::Answer(answer) => stream.write_all(answer.as_bytes()).await.unwrap(),
             Reply::CutOff(part) => return stream.write_all(part.as_bytes()).await.unwrap(),
             Reply::Silence => std::future::pending().await,
@@ -98,7 +127,7 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
     let (line, headers) = text.split_once("\r\n").unwrap();
     let headers = headers.lines().filter_map(|header| header.split_once(": "));
     let headers: HashMap<_, _> = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-    let length: usize = headers["content-length"].parse().unwrap();
+    let length: usize = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
     while bytes.len() < head + length {
         assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0);
     }

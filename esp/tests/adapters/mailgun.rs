@@ -1,9 +1,11 @@
-use dripline_actors::ports::Esp;
-use dripline_esp::{Mailgun, mailgun};
-use serde_json::json;
+use std::time::Duration;
 
-use crate::http_server::{Server, answer};
-use crate::{TIMEOUT, email, reason, told};
+use dripline_actors::ports::{AfterLostAnswer, Esp};
+use dripline_esp::{Mailgun, mailgun};
+use serde_json::{Value, json};
+
+use crate::http_server::{Reply, Server, answer};
+use crate::{TIMEOUT, ago, email, found, reason, told};
 
 fn adapter(url: &str) -> Mailgun {
     let config =
@@ -66,4 +68,73 @@ async fn answers() {
         let outcome = adapter(&server.url).send(&email()).await;
         assert_eq!(told(&outcome), expected, "{status} {body}: {outcome:?}");
     }
+}
+
+/// An event in the form of the documentation.
+fn event(kind: &str, send_key: &str) -> Value {
+    json!({
+        "event": kind,
+        "id": "ncV2XwymRUKbPek_MIM-Gw",
+        "timestamp": 1_377_211_256.096_436,
+        "message": {"headers": {"to": "jane@example.com", "message-id": format!("{send_key}@acme.example")}},
+        "recipient": "jane@example.com",
+        "user-variables": {"send_key": send_key, "step": "day-2"}
+    })
+}
+
+fn page(url: &str, items: &[Value]) -> Reply {
+    let next = format!("{url}/v3/mg.acme.example/events/W3siYSI6IGZhbHNlfV0=");
+    answer("200 OK", &[], &json!({"items": items, "paging": {"next": next, "first": next}}).to_string())
+}
+
+#[tokio::test]
+async fn a_look_up_reads_the_recipients_events_page_by_page() {
+    let mut server =
+        Server::with(|url| vec![page(url, &[event("opened", "another")]), page(url, &[event("accepted", "5f2c91")])])
+            .await;
+    let mailgun = adapter(&server.url);
+    assert!(matches!(mailgun.after_lost_answer(), AfterLostAnswer::LookUp { .. }));
+    let attempted_at = ago(Duration::from_mins(30));
+    let look_up = mailgun.look_up(&email(), attempted_at).await;
+    assert_eq!(found(&look_up), "found 5f2c91@acme.example");
+
+    let request = server.request().await;
+    assert_eq!(request.headers["authorization"], "Basic YXBpOmtleS0x");
+    let begin = (attempted_at.as_millis() / 1_000 - 600).to_string();
+    let expected =
+        [("begin", begin.as_str()), ("ascending", "yes"), ("limit", "100"), ("recipient", "jane@example.com")];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    assert_eq!(request.query(), ("GET /v3/mg.acme.example/events", expected));
+    let request = server.request().await;
+    assert_eq!(request.line, "GET /v3/mg.acme.example/events/W3siYSI6IGZhbHNlfV0= HTTP/1.1");
+    assert_eq!(request.headers["authorization"], "Basic YXBpOmtleS0x");
+}
+
+#[tokio::test]
+async fn what_a_look_up_finds() {
+    let (half_an_hour, day) = (Duration::from_mins(30), Duration::from_hours(24));
+    let (ours, other) = (event("delivered", "5f2c91"), event("delivered", "another"));
+    let unnamed = json!({"event": "failed", "user-variables": {"send_key": "5f2c91"}});
+    for (case, pages, attempted, expected) in [
+        ("nothing", vec![vec![]], half_an_hour, "not found"),
+        ("nothing any more", vec![vec![]], day, "unclear"),
+        ("ours", vec![vec![other.clone(), ours.clone()]], day, "found 5f2c91@acme.example"),
+        ("ours without a message", vec![vec![unnamed]], half_an_hour, "found "),
+        ("only others", vec![vec![other.clone()], vec![other.clone()], vec![]], half_an_hour, "not found"),
+        ("others without end", vec![vec![other.clone()]], half_an_hour, "unclear"),
+        ("other forms", vec![vec![json!({"user-variables": []}), json!(1)], vec![]], half_an_hour, "not found"),
+    ] {
+        let server = Server::with(|url| pages.iter().map(|items| page(url, items)).collect()).await;
+        let look_up = adapter(&server.url).look_up(&email(), ago(attempted)).await;
+        assert_eq!(found(&look_up), expected, "{case}: {look_up:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_next_page_elsewhere_does_not_get_the_key() {
+    let mut elsewhere = Server::start(answer("200 OK", &[], "{}")).await;
+    let server = Server::start(page(&elsewhere.url, &[event("opened", "another")])).await;
+    let look_up = adapter(&server.url).look_up(&email(), ago(Duration::from_mins(30))).await;
+    assert_eq!(found(&look_up), "unclear");
+    assert!(elsewhere.is_done());
 }

@@ -10,10 +10,12 @@ mod resend;
 mod sendgrid;
 mod smtp;
 mod smtp_server;
+mod stand_in;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use dripline_domain::{Address, Email, Outcome};
+use dripline_actors::ports::LookUp;
+use dripline_domain::{Address, Email, Outcome, Timestamp};
 
 /// Long enough for a local answer, on a busy machine too.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,12 +42,27 @@ fn email() -> Email {
     }
 }
 
+/// Several such emails, to `jane@…`, `jane1@…`, …, with send keys `5f2c91`, `key-1`, ….
+fn emails(count: usize) -> Vec<Email> {
+    let further = (1..count).map(|at| Email {
+        to: Address::parse(&format!("jane{at}@example.com")).unwrap(),
+        send_key: format!("key-{at}"),
+        message_id: format!("<key-{at}@acme.example>"),
+        ..email()
+    });
+    std::iter::once(email()).chain(further).collect()
+}
+
 /// An outcome in one line, for tables: its name, and an accepted email's id.
 fn told(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Accepted { message_id } => format!("accepted {message_id}"),
         other => other.name().to_owned(),
     }
+}
+
+fn tell_all(outcomes: &[Outcome]) -> Vec<String> {
+    outcomes.iter().map(told).collect()
 }
 
 /// The reason, where there is one.
@@ -56,5 +73,19 @@ fn reason(outcome: &Outcome) -> &str {
         | Outcome::Misconfigured { reason }
         | Outcome::Unknown { reason } => reason,
         Outcome::Accepted { .. } | Outcome::RateLimited { .. } => "",
+    }
+}
+
+fn ago(time: Duration) -> Timestamp {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    Timestamp::from_millis((now.as_millis() - time.as_millis()).try_into().unwrap())
+}
+
+/// What a look-up found, in one line.
+fn found(look_up: &LookUp) -> String {
+    match look_up {
+        LookUp::Found { message_id } => format!("found {message_id}"),
+        LookUp::NotFound => "not found".to_owned(),
+        LookUp::Unclear { .. } => "unclear".to_owned(),
     }
 }

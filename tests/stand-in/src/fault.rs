@@ -14,7 +14,7 @@ use crate::vendor::Letter;
 pub struct Fault {
     /// What happens.
     pub kind: FaultKind,
-    /// For [`FaultKind::Status`]: which one.
+    /// For [`FaultKind::Status`] and [`FaultKind::LookUpStatus`]: which one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// For [`FaultKind::Status`] and [`FaultKind::Garbage`]: further headers, such as `Retry-After`.
@@ -32,10 +32,12 @@ pub struct Fault {
     /// It is over after so many requests; never if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
-    /// How long it takes: the wait of [`FaultKind::Slow`], the end of [`FaultKind::Hang`], a wait before any other.
+    /// How long it takes: the wait of [`FaultKind::Slow`], the end of [`FaultKind::Hang`], the lag of
+    /// [`FaultKind::LookUpLag`], a wait before any other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
-    /// Only requests to an address that holds this.
+    /// Only requests to an address that holds this. Of a call for many emails with status 400 or 422, only those to it are
+    /// refused; any other fault meets the whole call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub match_to: Option<String>,
 }
@@ -58,6 +60,16 @@ pub enum FaultKind {
     Garbage,
     /// Accepted at once, answered after `delay_ms`.
     Slow,
+    /// What was accepted is found only after `delay_ms`. Meets no other request than look-ups.
+    LookUpLag,
+    /// A look-up is answered with this status, and nothing else is.
+    LookUpStatus,
+}
+
+impl FaultKind {
+    fn is_of_look_ups(self) -> bool {
+        matches!(self, Self::LookUpLag | Self::LookUpStatus)
+    }
 }
 
 impl Fault {
@@ -81,12 +93,20 @@ impl Fault {
         Duration::from_millis(self.delay_ms.unwrap_or_default())
     }
 
+    /// Whether of a call for many emails only some are refused.
+    pub fn refuses_one_of_many(&self) -> Option<&str> {
+        let refuses = self.kind == FaultKind::Status && matches!(self.status, Some(400 | 422));
+        self.match_to.as_deref().filter(|_| refuses)
+    }
+
     fn check(&self) -> Result<(), String> {
         match self.kind {
-            FaultKind::Status if !matches!(self.status, Some(200..=599)) => {
+            FaultKind::Status | FaultKind::LookUpStatus if !matches!(self.status, Some(200..=599)) => {
                 return Err("a status fault needs a status from 200 to 599".into());
             }
-            FaultKind::Slow if self.delay_ms.is_none() => return Err("a slow fault needs delay_ms".into()),
+            FaultKind::Slow | FaultKind::LookUpLag if self.delay_ms.is_none() => {
+                return Err("a slow fault needs delay_ms".into());
+            }
             _ => {}
         }
         if self.probability.is_some_and(|probability| !(0.0..=1.0).contains(&probability)) {
@@ -126,13 +146,31 @@ impl Faults {
         self.lock().iter().map(|active| active.fault.clone()).collect()
     }
 
-    /// The first fault that meets this request, if one does.
+    /// The first fault that meets this request to send, if one does.
     pub fn meet(&self, letters: &[Letter]) -> Option<Fault> {
+        self.first(|active| !active.fault.kind.is_of_look_ups() && active.meets(letters))
+    }
+
+    /// The first fault that meets a look-up, if one does.
+    pub fn meet_look_up(&self) -> Option<Fault> {
+        self.first(|active| active.fault.kind == FaultKind::LookUpStatus && active.meets(&[]))
+    }
+
+    /// For how many milliseconds after it was accepted an email to this address cannot be found.
+    pub fn lag(&self) -> impl Fn(&str) -> u64 + use<> {
+        let lags: Vec<_> = self.list().into_iter().filter(|fault| fault.kind == FaultKind::LookUpLag).collect();
+        move |to| {
+            let meets = |fault: &&Fault| fault.match_to.as_ref().is_none_or(|part| to.contains(part.as_str()));
+            lags.iter().filter(meets).filter_map(|fault| fault.delay_ms).max().unwrap_or_default()
+        }
+    }
+
+    fn first(&self, meets: impl FnMut(&mut Active) -> bool) -> Option<Fault> {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
         let mut inner = self.lock();
-        let index = inner.iter_mut().position(|active| active.meets(letters))?;
+        let index = inner.iter_mut().position(meets)?;
         let fault = inner[index].fault.clone();
         if let Some(count) = &mut inner[index].fault.count {
             *count -= 1;
@@ -193,6 +231,7 @@ mod tests {
             sequence: "s".into(),
             step: "t".into(),
             subject: "u".into(),
+            via: "".into(),
         }]
     }
 
@@ -244,10 +283,24 @@ mod tests {
     }
 
     #[test]
+    fn a_look_up_meets_only_its_own_faults() {
+        let faults = Faults::default();
+        let status = Fault { status: Some(500), count: Some(1), ..Fault::new(FaultKind::LookUpStatus) };
+        let lag = Fault { delay_ms: Some(50), match_to: Some("slow".into()), ..Fault::new(FaultKind::LookUpLag) };
+        faults.set(vec![status, lag, Fault::new(FaultKind::Hang)]).unwrap();
+        assert_eq!(faults.meet(&to("slow@b.c")).map(|fault| fault.kind), Some(FaultKind::Hang));
+        assert_eq!(faults.meet_look_up().map(|fault| fault.kind), Some(FaultKind::LookUpStatus));
+        assert!(faults.meet_look_up().is_none());
+        assert_eq!((faults.lag()("slow@b.c"), faults.lag()("fast@b.c")), (50, 0));
+    }
+
+    #[test]
     fn a_fault_that_says_too_little_is_refused() {
         let faults = Faults::default();
         assert!(faults.set(vec![Fault::new(FaultKind::Status)]).is_err());
         assert!(faults.set(vec![Fault::new(FaultKind::Slow)]).is_err());
+        assert!(faults.set(vec![Fault::new(FaultKind::LookUpLag)]).is_err());
+        assert!(faults.set(vec![Fault::new(FaultKind::LookUpStatus)]).is_err());
         assert!(faults.set(vec![Fault { probability: Some(1.5), ..Fault::new(FaultKind::Hang) }]).is_err());
     }
 }

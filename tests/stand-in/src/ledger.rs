@@ -1,14 +1,17 @@
 //! What was accepted and what was refused.
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::vendor::{IdempotencyKey, Letter, Vendor};
+use crate::vendor::{IdempotencyKey, Letter, Search, Vendor};
 
 /// How many refused requests are kept whole.
 const REFUSALS_KEPT: usize = 100;
+
+/// The window of [`Summary::peak_5s`], in milliseconds.
+const PEAK_WINDOW: u64 = 5_000;
 
 /// An email that a vendor would now deliver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,9 @@ pub struct Accepted {
     pub step: Box<str>,
     /// As sent.
     pub subject: Box<str>,
+    /// Mailgun's domain, Postmark's message stream; empty for others.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub via: Box<str>,
     /// The vendor's id, as answered.
     pub message_id: Arc<str>,
     /// When it was accepted, in milliseconds since 1970.
@@ -46,6 +52,10 @@ pub struct Summary {
     pub refused: usize,
     /// Requests that met a [`crate::Fault`].
     pub faulted: usize,
+    /// The most emails accepted within any 5 seconds.
+    pub peak_5s: usize,
+    /// Requests that asked for an email, and were answered.
+    pub look_ups: usize,
     /// Emails accepted, by step id.
     pub by_step: BTreeMap<Box<str>, usize>,
     /// When the first was accepted, in milliseconds since 1970.
@@ -67,6 +77,9 @@ pub struct Refusal {
     pub body: String,
 }
 
+/// What a vendor calls the emails of one request.
+pub type MessageIds = Arc<[Arc<str>]>;
+
 /// A request to be accepted.
 pub struct Entry<'a> {
     /// Whose call it is.
@@ -75,8 +88,8 @@ pub struct Entry<'a> {
     pub letters: Vec<Letter>,
     /// Under which it is accepted once.
     pub idempotency: Option<IdempotencyKey<'a>>,
-    /// The id of all its emails.
-    pub message_id: Arc<str>,
+    /// The ids of its emails, or one for all of them.
+    pub message_ids: MessageIds,
     /// Now, in milliseconds since 1970.
     pub at: u64,
     /// When the answer will be given: until then its idempotency key is busy.
@@ -86,8 +99,8 @@ pub struct Entry<'a> {
 /// What became of an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entered {
-    /// Accepted, or accepted before under the same idempotency key, with this id.
-    Accepted(Arc<str>),
+    /// Accepted, or accepted before under the same idempotency key, with these ids.
+    Accepted(MessageIds),
     /// The idempotency key belongs to another body.
     BodyDiffers,
     /// The first request with this idempotency key is not answered yet.
@@ -103,41 +116,63 @@ pub struct Ledger {
 #[derive(Default)]
 struct Inner {
     accepted: Vec<Arc<Accepted>>,
-    send_keys: HashSet<Arc<str>>,
+    /// Where in `accepted` the last 5 seconds begin.
+    window: usize,
+    peak: usize,
+    /// Where in `accepted` each first stands.
+    send_keys: HashMap<Arc<str>, usize>,
     by_step: BTreeMap<Box<str>, usize>,
     seen: HashMap<Box<str>, Seen>,
     refused: usize,
     refusals: Vec<Refusal>,
     faulted: usize,
+    look_ups: usize,
 }
 
 /// The first request of an idempotency key.
 struct Seen {
     body: u64,
-    message_id: Arc<str>,
+    message_ids: MessageIds,
     answered_at: u64,
 }
 
 impl Ledger {
     /// Accepts the letters of one request, unless its idempotency key was seen before.
     pub fn accept(&self, entry: Entry<'_>) -> Entered {
-        let Entry { provider, letters, idempotency, message_id, at, answered_at } = entry;
+        let Entry { provider, letters, idempotency, message_ids, at, answered_at } = entry;
         let mut inner = self.lock();
         if let Some(IdempotencyKey { key, body }) = idempotency {
             let body = fingerprint(body);
             match inner.seen.get(key) {
                 Some(seen) if seen.body != body => return Entered::BodyDiffers,
                 Some(seen) if seen.answered_at > at => return Entered::InProgress,
-                Some(seen) => return Entered::Accepted(seen.message_id.clone()),
+                Some(seen) => return Entered::Accepted(seen.message_ids.clone()),
                 None => {}
             }
-            let message_id = message_id.clone();
-            inner.seen.insert(key.into(), Seen { body, message_id, answered_at });
+            let message_ids = message_ids.clone();
+            inner.seen.insert(key.into(), Seen { body, message_ids, answered_at });
         }
-        for letter in letters {
+        for (letter, message_id) in letters.into_iter().zip(message_ids.iter().cycle()) {
             inner.record(provider, letter, message_id.clone(), at);
         }
-        Entered::Accepted(message_id)
+        Entered::Accepted(message_ids)
+    }
+
+    /// The accepted emails that are searched for and that the vendor's index knows of. By send key, only the first.
+    pub fn search(
+        &self,
+        provider: Vendor,
+        search: &Search<'_>,
+        indexed: impl Fn(&Accepted) -> bool,
+    ) -> Vec<Arc<Accepted>> {
+        let mut inner = self.lock();
+        inner.look_ups += 1;
+        let range = match &search.send_key {
+            Some(send_key) => inner.send_keys.get(&**send_key).map_or(0..0, |first| *first..first + 1),
+            None => inner.accepted.partition_point(|email| email.at < search.since)..inner.accepted.len(),
+        };
+        let found = |email: &&Arc<Accepted>| email.provider == provider && search.wants(email) && indexed(email);
+        inner.accepted[range].iter().filter(found).cloned().collect()
     }
 
     /// Counts a refused request, and keeps it if it is one of the first.
@@ -173,6 +208,8 @@ impl Ledger {
             duplicates: inner.accepted.len() - inner.send_keys.len(),
             refused: inner.refused,
             faulted: inner.faulted,
+            peak_5s: inner.peak,
+            look_ups: inner.look_ups,
             by_step: inner.by_step.clone(),
             first_at: inner.accepted.first().map(|first| first.at),
             last_at: inner.accepted.last().map(|last| last.at),
@@ -191,15 +228,19 @@ impl Ledger {
 
 impl Inner {
     fn record(&mut self, provider: Vendor, letter: Letter, message_id: Arc<str>, at: u64) {
-        let Letter { send_key, lead_id, to, sequence, step, subject } = letter;
+        let Letter { send_key, lead_id, to, sequence, step, subject, via } = letter;
         let send_key: Arc<str> = send_key.into();
         match self.by_step.get_mut(&step) {
             Some(count) => *count += 1,
             None => drop(self.by_step.insert(step.clone(), 1)),
         }
-        self.send_keys.insert(send_key.clone());
-        let accepted = Accepted { provider, send_key, lead_id, to, sequence, step, subject, message_id, at };
+        self.send_keys.entry(send_key.clone()).or_insert(self.accepted.len());
+        let accepted = Accepted { provider, send_key, lead_id, to, sequence, step, subject, via, message_id, at };
         self.accepted.push(Arc::new(accepted));
+        while self.accepted[self.window].at + PEAK_WINDOW <= at {
+            self.window += 1;
+        }
+        self.peak = self.peak.max(self.accepted.len() - self.window);
     }
 }
 
@@ -221,7 +262,12 @@ mod tests {
             sequence: "welcome".into(),
             step: step.into(),
             subject: "Hello".into(),
+            via: "".into(),
         }
+    }
+
+    fn ids(id: &str) -> MessageIds {
+        [id.into()].into()
     }
 
     fn accept(ledger: &Ledger, letter: Letter, key: Option<(&str, &str)>, at: u64, answered_at: u64) -> Entered {
@@ -229,7 +275,7 @@ mod tests {
             provider: Vendor::Resend,
             letters: vec![letter],
             idempotency: key.map(|(key, body)| IdempotencyKey { key, body: body.as_bytes() }),
-            message_id: format!("id-{at}").into(),
+            message_ids: ids(&format!("id-{at}")),
             at,
             answered_at,
         })
@@ -250,8 +296,8 @@ mod tests {
     #[test]
     fn an_idempotency_key_is_accepted_once_and_answered_alike() {
         let ledger = Ledger::default();
-        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 1, 1), Entered::Accepted("id-1".into()));
-        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 2, 2), Entered::Accepted("id-1".into()));
+        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 1, 1), Entered::Accepted(ids("id-1")));
+        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 2, 2), Entered::Accepted(ids("id-1")));
         assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "other")), 3, 3), Entered::BodyDiffers);
         assert_eq!(ledger.summary().accepted, 1);
     }
@@ -261,6 +307,32 @@ mod tests {
         let ledger = Ledger::default();
         accept(&ledger, letter("a", "one"), Some(("k", "body")), 1, 50);
         assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 49, 49), Entered::InProgress);
-        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 50, 50), Entered::Accepted("id-1".into()));
+        assert_eq!(accept(&ledger, letter("a", "one"), Some(("k", "body")), 50, 50), Entered::Accepted(ids("id-1")));
+    }
+
+    #[test]
+    fn the_peak_is_of_any_five_seconds() {
+        let ledger = Ledger::default();
+        for at in [1_000, 2_000, 5_999, 6_000, 6_999, 7_000, 20_000, 20_000, 40_000] {
+            accept(&ledger, letter("a", "one"), None, at, at);
+        }
+        assert_eq!(ledger.summary().peak_5s, 4, "from 2,000 to 6,999");
+    }
+
+    #[test]
+    fn each_email_of_a_request_has_its_own_id_or_the_one_of_all() {
+        for (message_ids, expected) in [(vec!["x"], ["x", "x"]), (vec!["x", "y"], ["x", "y"])] {
+            let ledger = Ledger::default();
+            ledger.accept(Entry {
+                provider: Vendor::Postmark,
+                letters: vec![letter("a", "one"), letter("b", "one")],
+                idempotency: None,
+                message_ids: message_ids.into_iter().map(Into::into).collect(),
+                at: 1,
+                answered_at: 1,
+            });
+            let accepted = ledger.accepted();
+            assert_eq!([&*accepted[0].message_id, &*accepted[1].message_id], expected);
+        }
     }
 }

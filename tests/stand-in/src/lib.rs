@@ -1,6 +1,6 @@
 //! Stands in for the email providers in tests and benchmarks.
 //!
-//! It serves the send call of `SendGrid`, Mailgun, Postmark and Resend on one address, refuses every request that the
+//! It serves the send calls and look-ups of `SendGrid`, Mailgun, Postmark and Resend on one address, refuses every request that the
 //! vendor's documentation does not describe, and remembers every email it accepted. A real provider forgives much
 //! that its documentation forbids; this one forgives nothing, so that an adapter that passes here is right.
 //!
@@ -8,8 +8,10 @@
 //! |---|---|
 //! | `POST /v3/mail/send` | `SendGrid` |
 //! | `POST /v3/{domain}/messages` | Mailgun |
-//! | `POST /email` | Postmark |
-//! | `POST /emails` | Resend |
+//! | `GET /v3/{domain}/events` | Mailgun: what became of the emails to a recipient |
+//! | `POST /email`, `POST /email/batch` | Postmark |
+//! | `GET /messages/outbound` | Postmark: the email with a send key |
+//! | `POST /emails`, `POST /emails/batch` | Resend |
 //! | `GET /_/accepted` | every accepted email as one JSON line, an [`Accepted`]; `?to=` for one address |
 //! | `GET /_/summary` | a [`Summary`] |
 //! | `GET /_/refusals` | the first hundred refused requests, each a [`Refusal`] |

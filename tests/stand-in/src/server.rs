@@ -19,10 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::control;
 use crate::fault::{Fault, FaultKind, Faults, mix};
 use crate::ledger::{Entered, Entry, Ledger, Refusal};
-use crate::vendor::{self, Call, Credentials, Order, Refused, Reply, Vendor};
+use crate::vendor::{self, Call, Credentials, Item, Order, Refused, Reply, Vendor};
 
-/// Above what any vendor takes.
-const BODY_LIMIT: usize = 32 * 1024 * 1024;
+/// Above what any vendor takes: Postmark's batches may have 50 MB.
+const BODY_LIMIT: usize = 52 * 1024 * 1024;
 
 /// Serves for good. `key` is the API key of every vendor.
 pub async fn serve(listener: TcpListener, key: &str) {
@@ -68,7 +68,11 @@ async fn answer(stand_in: Arc<StandIn>, request: Request<Incoming>) -> Result<Re
     if parts.uri.path().starts_with("/_/") {
         return Ok(control::answer(&stand_in.ledger, &stand_in.faults, &parts, &body).into_response());
     }
-    stand_in.send(Received { parts: &parts, body: &body }).await.map(Reply::into_response)
+    let received = Received { parts: &parts, body: &body };
+    if let Some(vendor) = Vendor::of_look_up(&parts) {
+        return Ok(stand_in.look_up(vendor, received).into_response());
+    }
+    stand_in.send(received).await.map(Reply::into_response)
 }
 
 /// A request to a vendor, whole.
@@ -76,6 +80,14 @@ async fn answer(stand_in: Arc<StandIn>, request: Request<Incoming>) -> Result<Re
 struct Received<'r> {
     parts: &'r Parts,
     body: &'r [u8],
+}
+
+impl<'r> Received<'r> {
+    fn call(self, credentials: &'r Credentials) -> Call<'r> {
+        let Self { parts, body } = self;
+        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+        Call { path, query, headers: &parts.headers, body, credentials }
+    }
 }
 
 impl StandIn {
@@ -90,23 +102,51 @@ impl StandIn {
 
     /// One send call: right or refused, then what goes wrong on purpose, then accepted.
     async fn send(&self, received: Received<'_>) -> Result<Reply, NoAnswer> {
-        let Received { parts, body } = received;
-        let Some(vendor) = Vendor::of(parts) else {
+        let Some(vendor) = Vendor::of(received.parts) else {
             self.refuse(None, received, "no vendor has this call".into());
-            return Ok(vendor::no_such_call(parts));
+            return Ok(vendor::no_such_call(received.parts));
         };
-        let (path, headers, credentials) = (parts.uri.path(), &parts.headers, &self.credentials);
-        let order = match vendor.read(&Call { path, headers, body, credentials }) {
+        let mut order = match vendor.read(&received.call(&self.credentials)) {
             Ok(order) => order,
             Err(Refused { reason, reply }) => {
                 self.refuse(Some(vendor), received, reason);
                 return Ok(reply);
             }
         };
-        match self.faults.meet(&order.letters) {
+        for item in order.batch.iter().flatten() {
+            if let Item::Refused { reason } = item {
+                self.refuse(Some(vendor), received, reason.clone());
+            }
+        }
+        let fault = self.faults.meet(&order.letters);
+        if let (Some(part), Some(_)) = (fault.as_ref().and_then(Fault::refuses_one_of_many), &order.batch) {
+            self.ledger.count_fault();
+            order.refuse(part, "the stand-in was told to refuse this");
+            return Ok(self.accept(vendor, received, order, Duration::ZERO));
+        }
+        match fault {
             None => Ok(self.accept(vendor, received, order, Duration::ZERO)),
             Some(fault) => self.go_wrong(&fault, vendor, received, order).await,
         }
+    }
+
+    /// One look-up: right or refused, then what goes wrong on purpose, then what was accepted and is indexed.
+    fn look_up(&self, vendor: Vendor, received: Received<'_>) -> Reply {
+        let call = received.call(&self.credentials);
+        let search = match vendor.search(&call) {
+            Ok(search) => search,
+            Err(Refused { reason, reply }) => {
+                self.refuse(Some(vendor), received, reason);
+                return reply;
+            }
+        };
+        if let Some(fault) = self.faults.meet_look_up() {
+            self.ledger.count_fault();
+            return told_to_fail(&fault, vendor);
+        }
+        let (now, lag) = (unix_ms(), self.faults.lag());
+        let found = self.ledger.search(vendor, &search, |email| email.at + lag(&email.to) <= now);
+        vendor.found(&call, &search, &found)
     }
 
     async fn go_wrong(
@@ -118,7 +158,9 @@ impl StandIn {
     ) -> Result<Reply, NoAnswer> {
         self.ledger.count_fault();
         let accepted = match fault.kind {
-            FaultKind::None => return Ok(self.accept(vendor, received, order, Duration::ZERO)),
+            FaultKind::None | FaultKind::LookUpLag | FaultKind::LookUpStatus => {
+                return Ok(self.accept(vendor, received, order, Duration::ZERO));
+            }
             FaultKind::Slow => Some(self.accept(vendor, received, order, fault.delay())),
             FaultKind::DropAfterAccept => Some(self.accept(vendor, received, order, Duration::ZERO)),
             FaultKind::Hang if fault.delay_ms.is_none() => return std::future::pending().await,
@@ -126,31 +168,37 @@ impl StandIn {
         };
         tokio::time::sleep(fault.delay()).await;
         match fault.kind {
-            FaultKind::None | FaultKind::Slow => accepted.ok_or(NoAnswer),
-            FaultKind::DropAfterAccept | FaultKind::DropBeforeAccept | FaultKind::Hang => Err(NoAnswer),
-            FaultKind::Status => {
-                let status = fault.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
-                let usual = vendor.failure(status, "the stand-in was told to answer this");
-                Ok(usual.with_body(fault.body.as_deref()).with_headers(&fault.headers))
+            FaultKind::None | FaultKind::LookUpLag | FaultKind::LookUpStatus | FaultKind::Slow => {
+                accepted.ok_or(NoAnswer)
             }
+            FaultKind::DropAfterAccept | FaultKind::DropBeforeAccept | FaultKind::Hang => Err(NoAnswer),
+            FaultKind::Status => Ok(told_to_fail(fault, vendor)),
             FaultKind::Garbage => Ok(vendor::garbage().with_body(fault.body.as_deref()).with_headers(&fault.headers)),
         }
     }
 
     fn accept(&self, vendor: Vendor, received: Received<'_>, order: Order<'_>, answered_in: Duration) -> Reply {
         let at = unix_ms();
-        let Order { letters, idempotency, domain, message_id, test_only } = order;
+        let Order { letters, batch, idempotency, domain, message_id, test_only } = order;
         let to = letters.first().map(|letter| letter.to.clone()).unwrap_or_default();
+        let id = || vendor.message_id(self.ids.next(), at, domain).into();
+        let message_ids = match &batch {
+            Some(_) => letters.iter().map(|_| id()).collect(),
+            None => [message_id.unwrap_or_else(id)].into(),
+        };
         let entered = self.ledger.accept(Entry {
             provider: vendor,
             letters: if test_only { Vec::new() } else { letters },
             idempotency,
-            message_id: message_id.unwrap_or_else(|| vendor.message_id(self.ids.next(), at, domain).into()),
+            message_ids,
             at,
             answered_at: at + u64::try_from(answered_in.as_millis()).unwrap_or(u64::MAX),
         });
         match entered {
-            Entered::Accepted(message_id) => vendor.accepted(&message_id, &to, at, test_only),
+            Entered::Accepted(ids) => match batch {
+                Some(items) => vendor.accepted_each(&items, &ids, at),
+                None => vendor.accepted(&ids[0], &to, at, test_only),
+            },
             Entered::InProgress => vendor::resend::concurrent(),
             Entered::BodyDiffers => {
                 self.refuse(Some(vendor), received, "this Idempotency-Key came with another body before".into());
@@ -164,6 +212,12 @@ impl StandIn {
         let body = String::from_utf8_lossy(body);
         self.ledger.refuse(|| Refusal { provider, request, reason, body: body.into_owned() });
     }
+}
+
+fn told_to_fail(fault: &Fault, vendor: Vendor) -> Reply {
+    let status = fault.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
+    let usual = vendor.failure(status, "the stand-in was told to answer this");
+    usual.with_body(fault.body.as_deref()).with_headers(&fault.headers)
 }
 
 fn unix_ms() -> u64 {

@@ -1,4 +1,5 @@
 //! What the vendors have in common: a call is read strictly into letters, and answered in the vendor's own words.
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
+
+use crate::ledger::{Accepted, MessageIds};
 
 mod mailgun;
 mod postmark;
@@ -27,9 +30,9 @@ pub enum Vendor {
     SendGrid,
     /// `POST /v3/{domain}/messages`
     Mailgun,
-    /// `POST /email`
+    /// `POST /email`, `POST /email/batch`
     Postmark,
-    /// `POST /emails`
+    /// `POST /emails`, `POST /emails/batch`
     Resend,
 }
 
@@ -48,13 +51,17 @@ pub struct Letter {
     pub step: Box<str>,
     /// As sent.
     pub subject: Box<str>,
+    /// Mailgun's domain, Postmark's message stream; empty for others.
+    pub via: Box<str>,
 }
 
 /// A request that is right.
 #[derive(Debug)]
 pub struct Order<'a> {
-    /// At least one.
+    /// At least one, but for a batch of which all are refused.
     pub letters: Vec<Letter>,
+    /// What is answered of each email, where the call is one for many.
+    pub batch: Option<Vec<Item>>,
     /// Where the vendor honours one.
     pub idempotency: Option<IdempotencyKey<'a>>,
     /// The sending domain, where the path names it.
@@ -68,7 +75,75 @@ pub struct Order<'a> {
 impl Order<'_> {
     /// With nothing special about it.
     pub fn of(letters: Vec<Letter>) -> Self {
-        Self { letters, idempotency: None, domain: None, message_id: None, test_only: false }
+        Self { letters, batch: None, idempotency: None, domain: None, message_id: None, test_only: false }
+    }
+
+    /// Of many emails, each right or refused for a reason.
+    pub fn of_many(emails: impl IntoIterator<Item = Result<Letter, String>>) -> Self {
+        let mut letters = Vec::new();
+        let item = |email| match email {
+            Ok(letter) => {
+                let item = Item::Accepted { to: Letter::clone(&letter).to };
+                letters.push(letter);
+                item
+            }
+            Err(reason) => Item::Refused { reason },
+        };
+        let batch = emails.into_iter().map(item).collect();
+        Self { batch: Some(batch), ..Self::of(letters) }
+    }
+
+    /// Refuses the emails of a batch to an address that holds this.
+    pub fn refuse(&mut self, part: &str, why: &str) {
+        self.letters.retain(|letter| !letter.to.contains(part));
+        for item in self.batch.iter_mut().flatten() {
+            if matches!(item, Item::Accepted { to } if to.contains(part)) {
+                *item = Item::Refused { reason: why.to_owned() };
+            }
+        }
+    }
+}
+
+/// What became of one email of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item {
+    /// It has the next id.
+    Accepted {
+        /// The bare address.
+        to: Box<str>,
+    },
+    /// It is not what the vendor documents.
+    Refused {
+        /// In the vendor's words.
+        reason: String,
+    },
+}
+
+/// A look-up that is right: which emails are asked for, and which of them are shown.
+#[derive(Debug, Default)]
+pub struct Search<'a> {
+    /// Mailgun's domain, Postmark's message stream.
+    pub via: Cow<'a, str>,
+    /// Only this one's.
+    pub send_key: Option<Cow<'a, str>>,
+    /// Only to this address.
+    pub recipient: Option<Cow<'a, str>>,
+    /// Only from then on, in milliseconds since 1970.
+    pub since: u64,
+    /// So many results come first.
+    pub skip: usize,
+    /// So many are shown.
+    pub most: usize,
+}
+
+impl Search<'_> {
+    /// Whether this email is asked for.
+    pub fn wants(&self, email: &Accepted) -> bool {
+        let is = |wanted: &Option<Cow<'_, str>>, has: &str| wanted.as_deref().is_none_or(|wanted| wanted == has);
+        *self.via == *email.via
+            && email.at >= self.since
+            && is(&self.send_key, &email.send_key)
+            && is(&self.recipient, &email.to)
     }
 }
 
@@ -94,6 +169,8 @@ pub struct Refused {
 pub struct Call<'a> {
     /// Without the query.
     pub path: &'a str,
+    /// What follows the path.
+    pub query: &'a str,
     /// All of them.
     pub headers: &'a HeaderMap,
     /// Whole.
@@ -128,9 +205,38 @@ impl Vendor {
         }
         match parts.uri.path() {
             sendgrid::PATH => Some(Self::SendGrid),
-            postmark::PATH => Some(Self::Postmark),
-            resend::PATH => Some(Self::Resend),
+            postmark::PATH | postmark::BATCH_PATH => Some(Self::Postmark),
+            resend::PATH | resend::BATCH_PATH => Some(Self::Resend),
             path => mailgun::domain(path).map(|_| Self::Mailgun),
+        }
+    }
+
+    /// Whose look-up this is, by its path.
+    pub fn of_look_up(parts: &Parts) -> Option<Self> {
+        match parts.uri.path() {
+            _ if parts.method != Method::GET => None,
+            postmark::SEARCH_PATH => Some(Self::Postmark),
+            path => mailgun::events_domain(path).map(|_| Self::Mailgun),
+        }
+    }
+
+    /// Reads a look-up, or refuses it.
+    pub fn search<'a>(self, call: &Call<'a>) -> Result<Search<'a>, Refused> {
+        match self {
+            Self::Postmark => postmark::search(call),
+            Self::Mailgun => mailgun::search(call),
+            Self::SendGrid | Self::Resend => {
+                Err(Refused { reason: "this vendor has no look-up".into(), reply: Reply::empty(StatusCode::NOT_FOUND) })
+            }
+        }
+    }
+
+    /// The answer to a look-up.
+    pub fn found(self, call: &Call<'_>, search: &Search<'_>, found: &[Arc<Accepted>]) -> Reply {
+        match self {
+            Self::Postmark => postmark::found(search, found),
+            Self::Mailgun => mailgun::found(call, search, found),
+            Self::SendGrid | Self::Resend => Reply::empty(StatusCode::NOT_FOUND),
         }
     }
 
@@ -160,6 +266,15 @@ impl Vendor {
             Self::Mailgun => mailgun::accepted(message_id),
             Self::Postmark => postmark::accepted(message_id, to, at),
             Self::Resend => resend::accepted(message_id),
+        }
+    }
+
+    /// The answer to a batch.
+    pub fn accepted_each(self, items: &[Item], message_ids: &MessageIds, at: u64) -> Reply {
+        match self {
+            Self::Postmark => postmark::accepted_each(items, message_ids, at),
+            Self::Resend => resend::accepted_each(items, message_ids),
+            Self::SendGrid | Self::Mailgun => Reply::empty(StatusCode::NOT_FOUND),
         }
     }
 
@@ -252,6 +367,7 @@ impl<'t> Tags<'t> {
             sequence: self.sequence.into(),
             step: self.step.into(),
             subject: subject.into(),
+            via: Box::default(),
         }
     }
 }
@@ -357,7 +473,9 @@ mod tests {
             ("/v3/mail/send", Some(Vendor::SendGrid)),
             ("/v3/mg.acme.example/messages", Some(Vendor::Mailgun)),
             ("/email", Some(Vendor::Postmark)),
+            ("/email/batch", Some(Vendor::Postmark)),
             ("/emails", Some(Vendor::Resend)),
+            ("/emails/batch", Some(Vendor::Resend)),
             ("/v3/messages", None),
             ("/v2/mg.acme.example/messages", None),
             ("/", None),
@@ -366,6 +484,22 @@ mod tests {
             assert_eq!(Vendor::of(&parts), vendor, "{path}");
             let (parts, ()) = hyper::Request::get(path).body(()).unwrap().into_parts();
             assert_eq!(Vendor::of(&parts), None, "GET {path}");
+        }
+    }
+
+    #[test]
+    fn a_look_up_belongs_to_a_vendor_by_its_path() {
+        for (path, vendor) in [
+            ("/messages/outbound", Some(Vendor::Postmark)),
+            ("/v3/mg.acme.example/events", Some(Vendor::Mailgun)),
+            ("/v3/mg.acme.example/events/abc", Some(Vendor::Mailgun)),
+            ("/v3/events", None),
+            ("/emails", None),
+        ] {
+            let (parts, ()) = hyper::Request::get(path).body(()).unwrap().into_parts();
+            assert_eq!(Vendor::of_look_up(&parts), vendor, "{path}");
+            let (parts, ()) = hyper::Request::post(path).body(()).unwrap().into_parts();
+            assert_eq!(Vendor::of_look_up(&parts), None, "POST {path}");
         }
     }
 }
@@ -383,13 +517,26 @@ mod testing {
         body: &str,
         check: impl FnOnce(Order<'_>) -> T,
     ) -> Result<T, Refused> {
+        with_call(path, headers, body, |call| vendor.read(call).map(check))
+    }
+
+    /// Makes a call and hands it to `check`. The path may have a query.
+    pub fn with_call<T>(path: &str, headers: &[(&str, &str)], body: &str, check: impl FnOnce(&Call<'_>) -> T) -> T {
         let headers = headers.iter().map(|(name, value)| {
             (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
         });
         let headers: HeaderMap = headers.collect();
         let credentials = Credentials::new("test-key");
-        let call = Call { path, headers: &headers, body: body.as_bytes(), credentials: &credentials };
-        vendor.read(&call).map(check)
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        check(&Call { path, query, headers: &headers, body: body.as_bytes(), credentials: &credentials })
+    }
+
+    /// The example as the vendor would have it after a while.
+    pub fn accepted(provider: Vendor, via: &str, message_id: &str) -> Arc<Accepted> {
+        let Letter { send_key, lead_id, to, sequence, step, subject, .. } = letter();
+        let (send_key, message_id, at) = (send_key.into(), message_id.into(), 1_700_000_000_500);
+        let via = via.into();
+        Arc::new(Accepted { provider, send_key, lead_id, to, sequence, step, subject, via, message_id, at })
     }
 
     /// The letter that every vendor's example is.
@@ -401,6 +548,7 @@ mod testing {
             sequence: "nurture".into(),
             step: "welcome".into(),
             subject: "Hello \"Jane\"".into(),
+            via: Box::default(),
         }
     }
 }

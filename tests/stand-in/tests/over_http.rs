@@ -10,6 +10,7 @@ use dripline_stand_in::{Accepted, Fault, FaultKind, Refusal, Summary, Vendor};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use hyper::http::request::Builder;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -81,6 +82,39 @@ impl StandIn {
             .body(Full::new(body.to_string().into()))
             .unwrap();
         self.call(request).await
+    }
+
+    /// A batch by way of Postmark, one email to each address with the address for a send key.
+    async fn send_batch(&self, to: &[&str]) -> Answer {
+        let email = |to: &&str| {
+            json!({
+                "From": "Acme <hello@acme.example>",
+                "To": to,
+                "Subject": "Hello",
+                "TextBody": "Hello",
+                "Metadata": { "send_key": to, "lead_id": "lead-1", "sequence": "nurture", "step": "welcome" }
+            })
+        };
+        let body: Value = to.iter().map(email).collect();
+        self.call(self.postmark(Request::post("/email/batch"), body.to_string())).await.unwrap()
+    }
+
+    /// What Postmark finds by a send key: the status, and how many.
+    async fn look_up(&self, send_key: &str) -> (StatusCode, Option<u64>) {
+        let path = format!("/messages/outbound?count=1&offset=0&metadata_send_key={send_key}");
+        let answer = self.call(self.postmark(Request::get(path), String::new())).await.unwrap();
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        (answer.status, body["TotalCount"].as_u64())
+    }
+
+    fn postmark(&self, request: Builder, body: String) -> Request<Full<Bytes>> {
+        request
+            .header(HOST, &self.0)
+            .header(CONTENT_TYPE, "application/json")
+            .header("accept", "application/json")
+            .header("x-postmark-server-token", "test-key")
+            .body(Full::new(body.into()))
+            .unwrap()
     }
 
     async fn summary(&self) -> Summary {
@@ -192,6 +226,55 @@ async fn garbage_is_a_page_and_accepts_nothing() {
     assert_eq!(answer.status, 200);
     assert!(serde_json::from_slice::<Value>(&answer.body).is_err());
     assert_eq!(stand_in.summary().await.accepted, 0);
+}
+
+/// The `ErrorCode` of each.
+fn codes(answer: &Answer) -> Vec<u64> {
+    assert_eq!(answer.status, 200);
+    let results: Vec<Value> = serde_json::from_slice(&answer.body).unwrap();
+    results.iter().map(|result| result["ErrorCode"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_batch_has_a_result_for_each_email() {
+    let stand_in = StandIn::start().await;
+    let answer = stand_in.send_batch(&["jane@example.com", "nobody", "joe@example.com"]).await;
+    assert_eq!(codes(&answer), [0, 300, 0]);
+    let summary = stand_in.summary().await;
+    assert_eq!((summary.accepted, summary.distinct_send_keys, summary.refused, summary.peak_5s), (2, 2, 1, 2));
+
+    let fault = Fault { status: Some(422), match_to: Some("bad".into()), ..Fault::new(FaultKind::Status) };
+    stand_in.fault(fault).await;
+    assert_eq!(codes(&stand_in.send_batch(&["good@example.com", "bad@example.com"]).await), [0, 300]);
+    stand_in.fault(Fault { status: Some(422), ..Fault::new(FaultKind::Status) }).await;
+    assert_eq!(stand_in.send_batch(&["good@example.com", "fine@example.com"]).await.status, 422);
+    let summary = stand_in.summary().await;
+    assert_eq!((summary.accepted, summary.refused, summary.faulted), (3, 1, 2));
+}
+
+#[tokio::test]
+async fn only_what_was_accepted_is_found() {
+    let stand_in = StandIn::start().await;
+    stand_in.send_batch(&["jane@example.com", "nobody"]).await;
+    stand_in.send("joe@example.com", "key-1", "Hello").await.unwrap();
+    for (send_key, count) in [("jane@example.com", 1), ("nobody", 0), ("jane", 0), ("key-1", 0)] {
+        assert_eq!(stand_in.look_up(send_key).await, (StatusCode::OK, Some(count)), "{send_key}");
+    }
+    let summary = stand_in.summary().await;
+    assert_eq!((summary.accepted, summary.look_ups, summary.refused), (2, 4, 1));
+}
+
+#[tokio::test]
+async fn a_look_up_may_lag_or_fail() {
+    let stand_in = StandIn::start().await;
+    stand_in.send_batch(&["jane@example.com"]).await;
+    stand_in.fault(Fault { delay_ms: Some(600_000), ..Fault::new(FaultKind::LookUpLag) }).await;
+    assert_eq!(stand_in.look_up("jane@example.com").await.1, Some(0));
+    let fault = Fault { status: Some(500), count: Some(1), ..Fault::new(FaultKind::LookUpStatus) };
+    stand_in.fault(fault).await;
+    assert_eq!(stand_in.look_up("jane@example.com").await.0, 500);
+    assert_eq!(stand_in.look_up("jane@example.com").await.1, Some(1));
+    assert_eq!(stand_in.summary().await.accepted, 1);
 }
 
 #[tokio::test]

@@ -1,12 +1,18 @@
-//! Mailgun, Messages v3, as a URL-encoded form.
+//! Mailgun, Messages v3, as a URL-encoded form; and the events of a domain.
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hyper::StatusCode;
+use hyper::header::HOST;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::{Call, Caller, JSON, Letter, Order, Refused, Reply, Tags};
+use super::{Call, Caller, JSON, Letter, Order, Refused, Reply, Search, Tags};
 use crate::address::{header, mailbox, subject};
+use crate::ledger::Accepted;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -67,6 +73,13 @@ pub fn domain(path: &str) -> Option<&str> {
     (domain.contains('.') && !domain.contains('/')).then_some(domain)
 }
 
+/// The domain, if this is the path of its events or of a further page of them.
+pub fn events_domain(path: &str) -> Option<&str> {
+    let (domain, events) = path.strip_prefix("/v3/")?.split_once('/')?;
+    let page = events.strip_prefix("events")?;
+    (domain.contains('.') && (page.is_empty() || page.starts_with('/'))).then_some(domain)
+}
+
 pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
     if call.basic() != Caller::Known {
         return Err(Refused { reason: "not the user api with the key".into(), reply: forbidden() });
@@ -75,10 +88,12 @@ pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
         return Err(refused("the body must be a URL-encoded form".into()));
     }
     let form = Form(form_urlencoded::parse(call.body).collect());
+    let domain = domain(call.path);
     let letter = form.check().and_then(|()| form.letter()).map_err(refused)?;
+    let letter = Letter { via: domain.unwrap_or_default().into(), ..letter };
     let test_only = form.one("o:testmode").is_some_and(is_on);
     let message_id = form.header("Message-Id").map(Into::into);
-    Ok(Order { domain: domain(call.path), message_id, test_only, ..Order::of(vec![letter]) })
+    Ok(Order { domain, message_id, test_only, ..Order::of(vec![letter]) })
 }
 
 impl Form<'_> {
@@ -125,7 +140,8 @@ impl Form<'_> {
         if !["text", "html", "amp-html", "template"].iter().any(|name| self.required(name).is_ok()) {
             return Err("Need at least one of 'text', 'html', 'amp-html' or 'template' parameters specified".into());
         }
-        Ok(Tags::find("v:", |name| self.one(&format!("v:{name}")))?.letter(to, line))
+        let tags = Tags::find("v:", |name| self.one(&format!("v:{name}")))?;
+        Ok(tags.letter(to, line))
     }
 }
 
@@ -163,6 +179,75 @@ pub fn message_id(random: u128, at: u64, domain: Option<&str>) -> String {
     format!("<{at}.{:016x}@{}>", random >> 64, domain.unwrap_or("mailgun.example"))
 }
 
+/// Of the documented filters, only the recipient; and only from older to newer.
+pub fn search<'a>(call: &Call<'a>) -> Result<Search<'a>, Refused> {
+    if call.basic() != Caller::Known {
+        return Err(Refused { reason: "not the user api with the key".into(), reply: forbidden() });
+    }
+    let domain = events_domain(call.path).unwrap_or_default();
+    let mut search = Search { via: domain.into(), most: 100, ..Search::default() };
+    let (mut begin, mut ascending) = (None, false);
+    let query = further_page(call.path).unwrap_or_else(|| call.query.into());
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "begin" => begin = value.parse::<u64>().ok(),
+            "ascending" => ascending = value == "yes",
+            "limit" => search.most = value.parse().ok().filter(|limit| (1..=300).contains(limit)).unwrap_or_default(),
+            "recipient" => search.recipient = Some(value.into_owned().into()),
+            "skip" if call.query.is_empty() => search.skip = value.parse().unwrap_or_default(),
+            _ => return Err(refused(format!("{name} is not a parameter that the stand-in knows"))),
+        }
+    }
+    match begin {
+        Some(begin) if ascending && search.most > 0 => Ok(Search { since: begin * 1_000, ..search }),
+        _ => Err(refused("begin (seconds), ascending=yes and a limit up to 300 are required".into())),
+    }
+}
+
+/// The query of a further page: its path ends in it, encoded.
+fn further_page(path: &str) -> Option<String> {
+    let (_, page) = path.split_once("/events/")?;
+    String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(page).ok()?).ok()
+}
+
+/// A page of events, two for each email: it was accepted, and it was delivered.
+pub fn found(call: &Call<'_>, search: &Search<'_>, found: &[Arc<Accepted>]) -> Reply {
+    let events = found.iter().flat_map(|email| ["accepted", "delivered"].map(|kind| event(email, kind)));
+    let items: Vec<_> = events.skip(search.skip).take(search.most).collect();
+    let next = form_urlencoded::Serializer::new(String::new())
+        .append_pair("begin", &(search.since / 1_000).to_string())
+        .append_pair("ascending", "yes")
+        .append_pair("limit", &search.most.to_string())
+        .extend_pairs(search.recipient.iter().map(|recipient| ("recipient", recipient)))
+        .append_pair("skip", &(search.skip + items.len()).to_string())
+        .finish();
+    let (host, domain, page) = (call.text(&HOST).unwrap_or_default(), &search.via, BASE64_URL_SAFE_NO_PAD.encode(next));
+    let next = format!("http://{host}/v3/{domain}/events/{page}");
+    let body = json!({ "items": items, "paging": { "next": next } });
+    Reply::new(StatusCode::OK, JSON, body.to_string())
+}
+
+fn event(email: &Accepted, kind: &str) -> Value {
+    json!({
+        "event": kind,
+        "id": format!("{kind}-{}", email.send_key),
+        "timestamp": email.at / 1_000,
+        "recipient": email.to,
+        "tags": [email.sequence],
+        "message": { "headers": {
+            "to": email.to,
+            "message-id": email.message_id.trim_matches(['<', '>']),
+            "subject": email.subject
+        } },
+        "user-variables": {
+            "send_key": email.send_key,
+            "lead_id": email.lead_id,
+            "sequence": email.sequence,
+            "step": email.step
+        }
+    })
+}
+
 pub fn accepted(message_id: &str) -> Reply {
     #[derive(Serialize)]
     struct Queued<'a> {
@@ -196,7 +281,7 @@ fn refused(reason: String) -> Refused {
 #[cfg(test)]
 mod tests {
     use super::super::Vendor;
-    use super::super::testing::{call, letter};
+    use super::super::testing::{self, call, with_call};
     use super::*;
 
     const PATH: &str = "/v3/mg.acme.example/messages";
@@ -225,6 +310,10 @@ mod tests {
 
     fn send(form: &[(&str, &str)]) -> Result<Letter, Refused> {
         call(Vendor::Mailgun, PATH, &HEADERS, &encode(form), |mut order| order.letters.remove(0))
+    }
+
+    fn letter() -> Letter {
+        Letter { via: "mg.acme.example".into(), ..testing::letter() }
     }
 
     fn without(name: &str) -> Vec<(&'static str, &'static str)> {
@@ -304,6 +393,52 @@ mod tests {
         ] {
             let refused = call(Vendor::Mailgun, PATH, &headers, &body, |_| ()).unwrap_err();
             assert_eq!(refused.reply.status(), status, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_look_up_shows_a_recipients_events_page_by_page() {
+        let path = "/v3/mg.acme.example/events?begin=1700000000&ascending=yes&limit=1&recipient=jane%40example.com";
+        let emails = [testing::accepted(Vendor::Mailgun, "mg.acme.example", "<key-1@acme.example>")];
+        let (mut path, mut kinds) = (path.to_owned(), Vec::new());
+        loop {
+            let page: Value = with_call(&path, &[HEADERS[0], ("host", "here")], "", |call| {
+                let search = search(call).unwrap();
+                assert!(search.wants(&emails[0]));
+                assert!(!search.wants(&testing::accepted(Vendor::Mailgun, "other.example", "<key-1@acme.example>")));
+                serde_json::from_str(found(call, &search, &emails).body()).unwrap()
+            });
+            let Some(event) = page["items"].get(0) else { break };
+            assert_eq!(event["message"]["headers"]["message-id"], "key-1@acme.example");
+            assert_eq!(event["user-variables"]["send_key"], "key-1");
+            kinds.push(event["event"].as_str().unwrap().to_owned());
+            path = page["paging"]["next"].as_str().unwrap().strip_prefix("http://here").unwrap().to_owned();
+        }
+        assert_eq!(kinds, ["accepted", "delivered"]);
+    }
+
+    #[test]
+    fn a_look_up_asks_for_what_happened_since() {
+        with_call("/v3/mg.acme.example/events?begin=1700000001&ascending=yes", &HEADERS, "", |call| {
+            let search = search(call).unwrap();
+            assert!(!search.wants(&testing::accepted(Vendor::Mailgun, "mg.acme.example", "<key-1@acme.example>")));
+        });
+    }
+
+    #[test]
+    fn an_undocumented_look_up_is_refused() {
+        for (query, headers, status) in [
+            ("begin=1&ascending=yes", &HEADERS[1..], 401),
+            ("ascending=yes", &HEADERS[..], 400),
+            ("begin=1", &HEADERS[..], 400),
+            ("begin=yesterday&ascending=yes", &HEADERS[..], 400),
+            ("begin=1&ascending=yes&limit=301", &HEADERS[..], 400),
+            ("begin=1&ascending=yes&skip=1", &HEADERS[..], 400),
+            ("begin=1&ascending=yes&user=jane", &HEADERS[..], 400),
+        ] {
+            let path = format!("/v3/mg.acme.example/events?{query}");
+            let refused = with_call(&path, headers, "", |call| search(call).unwrap_err());
+            assert_eq!(refused.reply.status(), status, "{query}");
         }
     }
 

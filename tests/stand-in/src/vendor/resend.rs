@@ -1,18 +1,25 @@
-//! Resend, `POST /emails`.
+//! Resend, `POST /emails` and `POST /emails/batch`.
 use std::collections::BTreeMap;
 
 use hyper::StatusCode;
-use hyper::header::{HeaderName, USER_AGENT};
+use hyper::header::{HeaderName, HeaderValue, USER_AGENT};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::{Call, Caller, IdempotencyKey, JSON, Letter, Order, Refused, Reply, Tags};
+use super::{Call, Caller, IdempotencyKey, Item, JSON, Letter, Order, Refused, Reply, Tags};
 use crate::address::{bare, header, subject};
 use crate::json::{self, Text, Texts, Unreadable, present};
+use crate::ledger::MessageIds;
 
 pub const PATH: &str = "/emails";
+pub const BATCH_PATH: &str = "/emails/batch";
+
+/// Most emails of a batch.
+const BATCH: usize = 100;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const BATCH_VALIDATION: HeaderName = HeaderName::from_static("x-batch-validation");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,8 +34,8 @@ struct Mail<'a> {
     bcc: Option<Addresses<'a>>,
     #[serde(default, deserialize_with = "present")]
     reply_to: Option<Addresses<'a>>,
-    #[serde(default, deserialize_with = "present", rename = "scheduled_at")]
-    _scheduled_at: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    scheduled_at: Option<Text<'a>>,
     #[serde(default, deserialize_with = "present")]
     html: Option<Text<'a>>,
     #[serde(default, deserialize_with = "present")]
@@ -37,8 +44,8 @@ struct Mail<'a> {
     headers: Texts<'a>,
     #[serde(default, deserialize_with = "present", rename = "topic_id")]
     _topic_id: Option<Text<'a>>,
-    #[serde(default, rename = "attachments")]
-    _attachments: Vec<Attachment<'a>>,
+    #[serde(default)]
+    attachments: Vec<Attachment<'a>>,
     #[serde(default)]
     tags: Vec<Tag<'a>>,
     #[serde(default, deserialize_with = "present")]
@@ -104,30 +111,70 @@ pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
     if !call.is(JSON) {
         return Err(invalid("The Content-Type must be application/json.".into()));
     }
-    let mail: Mail = json::read(call.body).map_err(|unreadable| match unreadable {
+    if call.path == BATCH_PATH {
+        return read_batch(call);
+    }
+    let letter = read_mail(call.body)?.letter().map_err(invalid)?;
+    let key = idempotency_key(call)?;
+    // Ours is the send key itself, so that a retry of a step can only ever be that step.
+    if *key.key != *letter.send_key {
+        return Err(invalid_key("the Idempotency-Key is not the tag send_key"));
+    }
+    Ok(Order { idempotency: Some(key), ..Order::of(vec![letter]) })
+}
+
+/// Strict, one that is wrong refuses all; permissive, only itself.
+fn read_batch<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
+    let bodies: Vec<&RawValue> = json::read(call.body).map_err(unreadable)?;
+    if bodies.is_empty() || bodies.len() > BATCH {
+        return Err(invalid(format!("A batch has 1 to {BATCH} emails.")));
+    }
+    let permissive = match call.headers.get(BATCH_VALIDATION).map(HeaderValue::as_bytes) {
+        None | Some(b"strict") => false,
+        Some(b"permissive") => true,
+        Some(_) => return Err(invalid("x-batch-validation is strict or permissive.".into())),
+    };
+    let letters = bodies.iter().map(|body| {
+        let mail = read_mail(body.get().as_bytes())?;
+        let alone = mail.scheduled_at.is_some() || !mail.attachments.is_empty();
+        let letter = if alone { Err("A batch has no attachments and no scheduled_at.".into()) } else { mail.letter() };
+        letter.map_err(invalid)
+    });
+    let idempotency = Some(idempotency_key(call)?);
+    let order = if permissive {
+        Order::of_many(letters.map(|letter| letter.map_err(|refused| refused.reason)))
+    } else {
+        Order::of_many(letters.collect::<Result<Vec<_>, _>>()?.into_iter().map(Ok))
+    };
+    Ok(Order { idempotency, ..order })
+}
+
+fn read_mail(body: &[u8]) -> Result<Mail<'_>, Refused> {
+    json::read(body).map_err(unreadable)
+}
+
+fn unreadable(unreadable: Unreadable) -> Refused {
+    match unreadable {
         Unreadable::Malformed(why) => refused(StatusCode::BAD_REQUEST, "validation_error", why),
         Unreadable::Mistyped(why) if why.starts_with("missing field") => {
             refused(StatusCode::UNPROCESSABLE_ENTITY, "missing_required_field", why)
         }
         Unreadable::Mistyped(why) => invalid(why),
-    })?;
-    let letter = mail.letter().map_err(invalid)?;
-    let idempotency = Some(idempotency_key(call, &letter.send_key)?);
-    Ok(Order { idempotency, ..Order::of(vec![letter]) })
+    }
 }
 
-/// Ours is the send key itself, so that a retry of a step can only ever be that step.
-fn idempotency_key<'a>(call: &Call<'a>, send_key: &str) -> Result<IdempotencyKey<'a>, Refused> {
-    let invalid_key = |reason: &str| refused(StatusCode::BAD_REQUEST, "invalid_idempotency_key", reason.into());
-    let key = call.headers.get(IDEMPOTENCY_KEY).and_then(|value| value.to_str().ok());
-    match key {
+fn idempotency_key<'a>(call: &Call<'a>) -> Result<IdempotencyKey<'a>, Refused> {
+    match call.headers.get(IDEMPOTENCY_KEY).and_then(|value| value.to_str().ok()) {
         None => Err(invalid_key("the Idempotency-Key header is missing")),
         Some(key) if !(1..=256).contains(&key.len()) => {
             Err(invalid_key("The idempotency key must be between 1-256 chars."))
         }
-        Some(key) if key != send_key => Err(invalid_key("the Idempotency-Key is not the tag send_key")),
         Some(key) => Ok(IdempotencyKey { key, body: call.body }),
     }
+}
+
+fn invalid_key(reason: &str) -> Refused {
+    refused(StatusCode::BAD_REQUEST, "invalid_idempotency_key", reason.into())
 }
 
 impl Mail<'_> {
@@ -185,12 +232,34 @@ impl Tag<'_> {
     }
 }
 
+#[derive(Serialize)]
+struct Sent<'a> {
+    id: &'a str,
+}
+
 pub fn accepted(message_id: &str) -> Reply {
-    #[derive(Serialize)]
-    struct Sent<'a> {
-        id: &'a str,
-    }
     Reply::new(StatusCode::OK, JSON, serde_json::to_vec(&Sent { id: message_id }).unwrap_or_default())
+}
+
+/// The ids of those accepted, and the errors of the others by their index.
+pub fn accepted_each(items: &[Item], message_ids: &MessageIds) -> Reply {
+    #[derive(Serialize)]
+    struct Batch<'a> {
+        data: Vec<Sent<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        errors: Vec<Invalid<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Invalid<'a> {
+        index: usize,
+        message: &'a str,
+    }
+    let errors = items.iter().enumerate().filter_map(|(index, item)| match item {
+        Item::Accepted { .. } => None,
+        Item::Refused { reason } => Some(Invalid { index, message: reason }),
+    });
+    let batch = Batch { data: message_ids.iter().map(|id| Sent { id }).collect(), errors: errors.collect() };
+    Reply::new(StatusCode::OK, JSON, serde_json::to_vec(&batch).unwrap_or_default())
 }
 
 /// The first request with this key is not answered yet.
@@ -354,6 +423,52 @@ mod tests {
             assert_eq!(body["name"], name, "{case}: {body}");
             assert_eq!(body["statusCode"], refused.reply.status(), "{case}");
         }
+    }
+
+    fn batch(emails: &[Value], validation: Option<&str>) -> Result<(usize, Vec<Item>), Refused> {
+        let mut headers = HEADERS.to_vec();
+        headers.extend(validation.map(|validation| ("x-batch-validation", validation)));
+        let body = Value::from(emails).to_string();
+        call(Vendor::Resend, BATCH_PATH, &headers, &body, |order| (order.letters.len(), order.batch.unwrap()))
+    }
+
+    #[test]
+    fn a_permissive_batch_refuses_only_what_is_wrong() {
+        let (mut wrong, mut mistyped, mut scheduled) = (example(), example(), example());
+        wrong["to"] = json!(["jane"]);
+        mistyped["replyTo"] = json!("a@b.cd");
+        scheduled["scheduled_at"] = json!("in 1 min");
+        let (letters, items) = batch(&[wrong, example(), mistyped, scheduled], Some("permissive")).unwrap();
+        assert_eq!((letters, items.len()), (1, 4));
+        let reply = accepted_each(&items, &["id-0".into()].into());
+        let body: Value = serde_json::from_str(reply.body()).unwrap();
+        assert_eq!(body["data"], json!([{ "id": "id-0" }]));
+        let indices: Vec<_> = body["errors"].as_array().unwrap().iter().map(|error| error["index"].clone()).collect();
+        assert_eq!(indices, [0, 2, 3]);
+    }
+
+    #[test]
+    fn a_strict_batch_is_refused_for_one_that_is_wrong() {
+        let mut wrong = example();
+        wrong["to"] = json!(["jane"]);
+        for validation in [None, Some("strict")] {
+            assert!(batch(&[example(), wrong.clone()], validation).is_err());
+            let (letters, items) = batch(&[example(), example()], validation).unwrap();
+            assert_eq!(letters, 2);
+            let reply = accepted_each(&items, &["a".into(), "b".into()].into());
+            assert_eq!(reply.body(), r#"{"data":[{"id":"a"},{"id":"b"}]}"#);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_none_is_refused() {
+        assert!(batch(&[], Some("permissive")).is_err());
+        assert!(batch(&vec![example(); 101], Some("permissive")).is_err());
+        assert!(batch(&[example()], Some("lenient")).is_err());
+        let one = call(Vendor::Resend, BATCH_PATH, &HEADERS, &example().to_string(), |_| ());
+        assert_eq!(one.unwrap_err().reply.status(), 422);
+        let without_key = call(Vendor::Resend, BATCH_PATH, &HEADERS[..3], &json!([example()]).to_string(), |_| ());
+        assert!(without_key.unwrap_err().reply.body().contains("invalid_idempotency_key"));
     }
 
     #[test]

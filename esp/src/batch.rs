@@ -1,0 +1,163 @@
+//! One call for many emails: how they are shared out among calls, and what an answer to a whole call means for each.
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use dripline_domain::{Email, Outcome};
+use futures_util::future::join_all;
+use reqwest::StatusCode;
+use tokio::sync::Semaphore;
+
+use crate::answer::Answer;
+use crate::http::Http;
+
+/// Most bytes of the emails of one call, before JSON adds to them. Postmark takes 50 MB, escapes included; but a call
+/// must also come through within `esp.timeout`.
+const MOST_BYTES: usize = 8 * 1024 * 1024;
+
+/// What an email needs besides its text, in bytes: addresses, ids, the names of the fields.
+const OVERHEAD: usize = 1024;
+
+/// A provider that takes many emails in one call.
+#[async_trait]
+pub(crate) trait Batch: Sync {
+    /// One call for all of them, that takes no longer than this.
+    async fn together(&self, emails: &[Email], within: Duration) -> Together;
+    /// A call for one, likewise.
+    async fn alone(&self, email: &Email, within: Duration) -> Outcome;
+}
+
+/// What came of one call for many emails.
+pub(crate) enum Together {
+    /// Of each, in order.
+    Each(Vec<Outcome>),
+    /// Nothing was sent, for this reason, which may concern one among them only.
+    Refused(Outcome),
+}
+
+impl Together {
+    /// There is no answer, or none with results: what a call for one email would mean by it, it means for all.
+    pub fn whole(outcome: Outcome, status: Option<StatusCode>, emails: &[Email]) -> Self {
+        // A sender that is not allowed is true of every lead of its sequence, but not of the next sequence's.
+        let senders_differ = emails.windows(2).any(|two| two[0].from != two[1].from);
+        let of_a_sender = senders_differ && status.is_some_and(|status| matches!(status.as_u16(), 400 | 422));
+        match outcome {
+            Outcome::Refused { .. } => Self::Refused(outcome),
+            Outcome::Misconfigured { .. } if of_a_sender => Self::Refused(outcome),
+            _ => Self::Each(vec![outcome; emails.len()]),
+        }
+    }
+
+    /// Of a call for one.
+    pub fn of_one(self) -> Outcome {
+        match self {
+            Self::Refused(outcome) => outcome,
+            Self::Each(mut outcomes) => {
+                let nothing = || Outcome::Unknown { reason: "no result".to_owned() };
+                outcomes.pop().unwrap_or_else(nothing)
+            }
+        }
+    }
+
+    /// It looks like acceptance, but there is not one result for each email: any of them may have been mailed.
+    pub fn uncounted(answer: &Answer, emails: &[Email]) -> Self {
+        let reason = format!("{}, but not with {} results", answer.told(), emails.len());
+        Self::Each(vec![Outcome::Unknown { reason }; emails.len()])
+    }
+}
+
+/// Sends them all, with as few calls as may be, within the time of one call; at most `limit` with one. An outcome for
+/// each, in order.
+pub(crate) async fn send(provider: &impl Batch, http: &Http, limit: usize, emails: &[Email]) -> Vec<Outcome> {
+    let until = Instant::now() + http.timeout;
+    let calls = shares(emails, limit).into_iter().map(|share| one_call(provider, http, share, until));
+    join_all(calls).await.concat()
+}
+
+async fn one_call(provider: &impl Batch, http: &Http, emails: &[Email], until: Instant) -> Vec<Outcome> {
+    if emails.len() > 1
+        && let Together::Each(outcomes) = provider.together(emails, http.timeout).await
+    {
+        return outcomes;
+    }
+    one_by_one(provider, http, emails, until).await
+}
+
+/// Whoever was at fault is then refused alone.
+async fn one_by_one(provider: &impl Batch, http: &Http, emails: &[Email], until: Instant) -> Vec<Outcome> {
+    let places = Semaphore::new(http.connections.max(1));
+    let calls = emails.iter().map(|email| async {
+        let _place = places.acquire().await;
+        let left = until.saturating_duration_since(Instant::now());
+        // A call cut short leaves its email in doubt; one not made does not.
+        if left < http.timeout / 4 {
+            let reason = "the call for many emails was refused, and no time was left for one alone".to_owned();
+            return Outcome::Transient { reason };
+        }
+        provider.alone(email, left).await
+    });
+    join_all(calls).await
+}
+
+/// Divides them so that each share has `limit` emails at most, and [`MOST_BYTES`] if more than one.
+fn shares(emails: &[Email], limit: usize) -> Vec<&[Email]> {
+    let (mut shares, mut begin, mut bytes) = (Vec::new(), 0, 0);
+    for (at, email) in emails.iter().enumerate() {
+        let size = size(email);
+        if at > begin && (bytes + size > MOST_BYTES || at - begin >= limit) {
+            shares.push(&emails[begin..at]);
+            (begin, bytes) = (at, 0);
+        }
+        bytes += size;
+    }
+    shares.push(&emails[begin..]);
+    shares
+}
+
+fn size(email: &Email) -> usize {
+    let headers = email.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    OVERHEAD + email.subject.len() + email.text.len() + email.html.as_ref().map_or(0, String::len) + headers
+}
+
+#[cfg(test)]
+mod tests {
+    use dripline_domain::Address;
+
+    use super::*;
+
+    fn email(bytes: usize) -> Email {
+        Email {
+            from: "team@acme.example".to_owned(),
+            to: Address::parse("jane@example.com").unwrap(),
+            reply_to: None,
+            subject: String::new(),
+            html: None,
+            text: "x".repeat(bytes),
+            headers: Vec::new(),
+            message_id: String::new(),
+            send_key: String::new(),
+            lead_id: String::new(),
+            sequence: String::new(),
+            version: 1,
+            step: String::new(),
+        }
+    }
+
+    #[test]
+    fn many_or_large_emails_are_shared_out_among_several_calls() {
+        let half = MOST_BYTES / 2;
+        for (sizes, limit, expected) in [
+            (vec![], 5, vec![0]),
+            (vec![1, 1, 1], 5, vec![3]),
+            (vec![1, 1, 1], 2, vec![2, 1]),
+            (vec![1, 1, 1], 1, vec![1, 1, 1]),
+            (vec![half, half, half], 5, vec![1, 1, 1]),
+            (vec![half, 1, half, 1, 1], 5, vec![2, 3]),
+            (vec![half, 1, half, 1, 1], 2, vec![2, 2, 1]),
+            (vec![1, MOST_BYTES, 1], 5, vec![1, 1, 1]),
+        ] {
+            let emails: Vec<_> = sizes.iter().map(|bytes| email(*bytes)).collect();
+            let counts: Vec<_> = shares(&emails, limit).iter().map(|share| share.len()).collect();
+            assert_eq!(counts, expected, "{sizes:?} by {limit}");
+        }
+    }
+}

@@ -261,8 +261,14 @@ fn provider(esp: &EspSettings, name: Provider) -> anyhow::Result<Arc<dyn Esp>> {
         Provider::Outbox => Arc::new(Outbox::new(&esp.outbox)?),
         Provider::Sendgrid => Arc::new(SendGrid::new(&esp.sendgrid.clone().unwrap_or_default(), timeout, calls)?),
         Provider::Mailgun => Arc::new(Mailgun::new(&esp.mailgun.clone().unwrap_or_default(), timeout, calls)?),
-        Provider::Postmark => Arc::new(Postmark::new(&esp.postmark.clone().unwrap_or_default(), timeout, calls)?),
-        Provider::Resend => Arc::new(Resend::new(&esp.resend.clone().unwrap_or_default(), timeout, calls)?),
+        Provider::Postmark => {
+            let postmark = Postmark::new(&esp.postmark.clone().unwrap_or_default(), timeout, calls)?;
+            Arc::new(if esp.batch { postmark.batching() } else { postmark })
+        }
+        Provider::Resend => {
+            let resend = Resend::new(&esp.resend.clone().unwrap_or_default(), timeout, calls)?;
+            Arc::new(if esp.batch { resend.batching() } else { resend })
+        }
         Provider::Smtp => Arc::new(Smtp::new(&esp.smtp.clone().unwrap_or_default(), timeout, calls)?),
     })
 }

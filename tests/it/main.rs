@@ -7,6 +7,7 @@ mod command_line;
 mod crash;
 mod delivery;
 mod faults;
+mod processes;
 mod supervision;
 mod system;
 mod topology;

@@ -23,7 +23,8 @@ const BATCH: usize = 990;
 /// Makes a document as long as that of a lead that has had its second email.
 const HISTORY: &str = include_str!("filler.txt");
 /// Makes a journal line as long as the engine's.
-const LINE: &str = "............................................................................................................";
+const LINE: &str =
+    "............................................................................................................";
 
 #[derive(Debug, Args)]
 pub struct Options {

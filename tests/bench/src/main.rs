@@ -3,11 +3,13 @@
 mod bare;
 mod drip;
 mod enrol;
+mod http;
 mod lag;
 mod measure;
 mod servers;
 mod stand_in;
 mod system;
+mod takeover;
 
 use anyhow::Result;
 use clap::Parser;
@@ -27,8 +29,14 @@ struct Cli {
 enum Scenario {
     /// How fast a backlog of leads is taken in: from the engine's start until each has its first state on disk.
     Enrol(enrol::Options),
+    /// How fast the gateway takes leads by HTTP, each on disk before its 202; then how long an answer takes at half of
+    /// that speed.
+    Http(http::Options),
     /// How late emails leave under a steady flow: so many are due every second.
     Lag(lag::Options),
+    /// How long the work of an engine lies idle that was killed beside another: until everything that was under way at
+    /// the kill is settled.
+    Takeover(takeover::Options),
     /// The bare protocol, as a process of its own; started by the benchmark itself.
     #[command(hide = true)]
     Bare(bare::Options),
@@ -46,7 +54,9 @@ async fn main() -> Result<()> {
     match scenario {
         None => drip::run(&drip).await,
         Some(Scenario::Enrol(options)) => enrol::run(&options).await,
+        Some(Scenario::Http(options)) => http::run(&options).await,
         Some(Scenario::Lag(options)) => lag::run(&options).await,
+        Some(Scenario::Takeover(options)) => takeover::run(&options).await,
         Some(Scenario::Bare(options)) => bare::run(options).await,
     }
 }

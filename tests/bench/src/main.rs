@@ -1,5 +1,8 @@
 //! `make bench`: Dripline as a whole, with nats-server (fsync before each ack), engine and provider in processes of
 //! their own. Each scenario prints one JSON line with what was seen; what goes on meanwhile is said on stderr.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod asleep;
 mod bare;
 mod drip;
 mod enrol;
@@ -7,6 +10,7 @@ mod http;
 mod lag;
 mod measure;
 mod servers;
+mod sleepers;
 mod stand_in;
 mod system;
 mod takeover;
@@ -34,6 +38,8 @@ enum Scenario {
     Http(http::Options),
     /// How late emails leave under a steady flow: so many are due every second.
     Lag(lag::Options),
+    /// What sleeping leads cost: start, memory, and the processor time of a send, beside few of them and beside many.
+    Asleep(asleep::Options),
     /// How long the work of an engine lies idle that was killed beside another: until everything that was under way at
     /// the kill is settled.
     Takeover(takeover::Options),
@@ -56,6 +62,7 @@ async fn main() -> Result<()> {
         Some(Scenario::Enrol(options)) => enrol::run(&options).await,
         Some(Scenario::Http(options)) => http::run(&options).await,
         Some(Scenario::Lag(options)) => lag::run(&options).await,
+        Some(Scenario::Asleep(options)) => asleep::run(&options).await,
         Some(Scenario::Takeover(options)) => takeover::run(&options).await,
         Some(Scenario::Bare(options)) => bare::run(options).await,
     }

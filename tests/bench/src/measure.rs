@@ -17,6 +17,16 @@ pub fn peak_mb(pids: &[u32]) -> u64 {
     pids.iter().filter_map(|&pid| dripline_test_support::peak_memory(pid)).sum::<u64>() >> 20
 }
 
+/// The memory these processes hold now, in MB.
+pub fn resident_mb(pids: &[u32]) -> u64 {
+    let resident = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    };
+    pids.iter().filter_map(resident).sum::<u64>() >> 10
+}
+
 pub fn cores() -> Result<usize> {
     Ok(std::thread::available_parallelism()?.get())
 }

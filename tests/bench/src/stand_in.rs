@@ -32,6 +32,12 @@ impl StandIn {
         Ok(self.http.get(format!("{}/_/summary", self.url)).send().await?.json().await?)
     }
 
+    /// Forgets what it has taken so far.
+    pub async fn reset(&self) -> Result<()> {
+        self.http.post(format!("{}/_/reset", self.url)).send().await?.error_for_status()?;
+        Ok(())
+    }
+
     pub async fn accepted(&self) -> Result<Vec<Accepted>> {
         let text = self.http.get(format!("{}/_/accepted", self.url)).send().await?.text().await?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()

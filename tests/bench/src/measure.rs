@@ -140,3 +140,34 @@ pub fn report(report: &impl Serialize) -> Result<()> {
 pub fn progress(text: impl std::fmt::Display) {
     eprintln!("{text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dripline_stand_in::Vendor;
+
+    #[test]
+    fn a_lag_is_counted_from_the_email_before() {
+        let email = |lead: &str, at| Accepted {
+            provider: Vendor::Resend,
+            send_key: "".into(),
+            lead_id: lead.into(),
+            to: "".into(),
+            sequence: "".into(),
+            step: "".into(),
+            subject: "".into(),
+            message_id: "".into(),
+            at,
+        };
+        let accepted = [email("a", 5_000), email("b", 1_200), email("a", 7_100), email("b", 2_250), email("a", 6_010)];
+        assert_eq!(lags(&accepted, Duration::from_secs(1), ..), [10, 50, 90]);
+        assert_eq!(lags(&accepted, Duration::from_secs(1), 2_200..7_000), [10, 50]);
+    }
+
+    #[test]
+    fn a_percentile_of_few_is_one_of_them() {
+        assert_eq!(percentile(&[], 99), 0);
+        assert_eq!(percentile(&[1, 2, 3], 50), 2);
+        assert_eq!(percentile(&[1, 2, 3], 100), 3);
+    }
+}

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use dripline_actors::ports::{BatchResult, LeadStore, Put, Timers};
 use dripline_domain::{
     ArrivalId, Context, Event, Lead, LeadIdKey, LeadKey, Outcome, Reentry, RetryPolicy, Sanitiser, Send, Sequence,
@@ -63,7 +63,12 @@ pub async fn fill(url: &str, count: usize) -> Result<Duration> {
             said = Instant::now();
         }
     }
-    Ok(started.elapsed())
+    let took = started.elapsed();
+    for stream in [topology::LEADS_BUCKET, topology::TIMERS] {
+        let messages = context.get_stream(stream).await?.cached_info().state.messages;
+        ensure!(messages == count as u64, "{count} leads were put to sleep, and {stream} has {messages} messages");
+    }
+    Ok(took)
 }
 
 struct Filler {

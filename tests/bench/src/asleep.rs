@@ -54,6 +54,9 @@ struct Beside {
     first_email_s: f64,
     /// From the engine's start until the sweeper has looked at every lead for the first time.
     swept_s: f64,
+    /// Processor time from the engine's start until then, in seconds.
+    engine_sweep_cpu_s: f64,
+    nats_server_sweep_cpu_s: f64,
     /// Resident, after that sweep.
     engine_mb: u64,
     nats_server_mb: u64,
@@ -98,12 +101,14 @@ async fn beside(options: &Options, asleep: usize) -> Result<Beside> {
 
     progress(format_args!("{asleep} are asleep; starting the engine"));
     let (started, started_at) = (Instant::now(), now_millis());
+    let server_cpu = cpu(&system.servers.pids());
     let mut engine = system.dripline("engine")?;
     system.engines_are_ready(1).await?;
     let ready = started.elapsed();
     swept(&system, &mut engine).await?;
     let swept = started.elapsed();
     let pid = engine.pid().into_iter().collect::<Vec<_>>();
+    let sweep_cpu = [cpu(&pid), cpu(&system.servers.pids()).saturating_sub(server_cpu)];
     let (engine_mb, nats_server_mb) = (resident_mb(&pid), resident_mb(&system.servers.pids()));
     system.emails(FRESH * steps, &mut engine).await?;
     let first_at = system.provider.summary().await?.first_at.unwrap_or(0);
@@ -123,6 +128,8 @@ async fn beside(options: &Options, asleep: usize) -> Result<Beside> {
         ready_s: seconds(ready),
         first_email_s: seconds(Duration::from_millis(first_at.saturating_sub(started_at))),
         swept_s: seconds(swept),
+        engine_sweep_cpu_s: seconds(sweep_cpu[0]),
+        nats_server_sweep_cpu_s: seconds(sweep_cpu[1]),
         engine_mb,
         nats_server_mb,
         seen: Seen::new(leads * steps, &system.provider.summary().await?, &lags, cpu),

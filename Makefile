@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 CARGO ?= cargo
-# What is passed on to the benchmark: make bench BENCH="--leads 100000"
+# What is passed on to the benchmark: make bench BENCH="--leads 100000", make bench BENCH="lag --due 500"
 BENCH ?=
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
@@ -26,11 +26,11 @@ lint: ## Checks the format, and what clippy says
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-bench: ## Measures: leads through three steps each, one JSON line at the end
+bench: ## Measures, one JSON line at the end; BENCH=--help says what
 	@$(PYTHON) scripts/get-tools.py
-	@echo "Building with optimisations (some minutes the first time), then measuring."
-	@$(CARGO) build --release --package dripline --package dripline-stand-in
-	@$(CARGO) run --release --package dripline-bench -- $(BENCH)
+	@echo "Building with optimisations (some minutes the first time), then measuring." >&2
+	@$(CARGO) build --release --package dripline --package dripline-stand-in --package dripline-bench
+	@"$${CARGO_TARGET_DIR:-target}/release/dripline-bench" $(BENCH)
 
 clean-state: ## Forgets every lead and email of `make run`
 	rm -rf .dripline outbox

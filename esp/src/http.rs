@@ -1,16 +1,18 @@
 //! What the HTTP adapters share: one tuned client each, and what it means when no answer comes.
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dripline_actors::ports::LookUp;
 use dripline_domain::{Address, Outcome};
 use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, RequestBuilder, Url, redirect};
+use reqwest::{Body, Client, RequestBuilder, Response, Url, redirect};
 use serde::de::DeserializeOwned;
 
 use crate::BuildError;
 use crate::answer::Answer;
 use crate::reason::tidy;
+use crate::timely::Timely;
 
 /// Idle connections are closed after this. Shorter than any provider's own limit (60 s and up), since a connection
 /// that dies under a request leaves an [`Outcome::Unknown`] behind.
@@ -118,7 +120,7 @@ impl Http {
     /// What it means that there is none: [`Outcome::Transient`] if no connection was made, and so nothing sent;
     /// [`Outcome::Unknown`] otherwise.
     pub async fn call(&self, request: RequestBuilder, recipient: &Address) -> Result<Answer, Outcome> {
-        match request.send().await {
+        match self.send(request).await {
             Ok(response) => Ok(Answer::read(self.vendor, response).await),
             Err(error) => {
                 let (unconnected, unbuilt) = (error.is_connect(), error.is_builder());
@@ -132,6 +134,16 @@ impl Http {
                 })
             }
         }
+    }
+
+    /// Sends a request whose body never leaves after the call's time.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, reqwest::Error> {
+        let mut request = request.build()?;
+        let not_after = Instant::now() + request.timeout().copied().unwrap_or(self.timeout);
+        if let Some(bytes) = request.body().and_then(Body::as_bytes).map(Bytes::copy_from_slice) {
+            *request.body_mut() = Some(Body::wrap(Timely::new(bytes, not_after)));
+        }
+        self.client.execute(request).await
     }
 
     /// Why there is no answer, for people.

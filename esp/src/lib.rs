@@ -29,6 +29,7 @@ pub mod resend;
 mod secret;
 pub mod sendgrid;
 pub mod smtp;
+mod timely;
 mod wire;
 
 pub use compose::{MinijinjaComposer, check_sequence};

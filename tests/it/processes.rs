@@ -9,6 +9,8 @@ use crate::system::System;
 const RATE: usize = 100;
 
 async fn queue_leads(system: &System, count: usize) {
+    let (code, _, err) = system.run(&["topology", "apply"]).await;
+    assert_eq!(code, Some(0), "{err}");
     let context = async_nats::jetstream::new(async_nats::connect(system.server.url()).await.unwrap());
     for number in 0..count {
         let lead = json!({"email": format!("lead-{number}@example.com")}).to_string();
@@ -29,8 +31,8 @@ async fn engines_that_come_and_go_never_exceed_the_rate_together_and_mail_nobody
     system.set("DRIPLINE_ESP__RATE", &RATE.to_string());
     system.sequence("welcome", &[("first", "0s")]);
     let leads = 3_000;
-    let mut engines: Vec<Dripline> = vec![system.start("engine").await];
     queue_leads(&system, leads).await;
+    let mut engines: Vec<Dripline> = vec![system.start("engine").await];
     system.until_accepted(RATE).await;
     // Joins, crashes and orderly leaves, in a fixed order; never none alive.
     for change in ["join", "join", "kill", "join", "leave", "join", "kill", "join", "leave", "kill"] {
@@ -77,8 +79,8 @@ async fn an_engine_that_was_paused_for_long_does_not_send_what_another_has_taken
     system.set("DRIPLINE_ESP__IN_DOUBT", "resend");
     system.set("DRIPLINE_ESP__IN_DOUBT_WAIT", "2s");
     let leads = 400;
-    let paused = system.start("engine").await;
     queue_leads(&system, leads).await;
+    let paused = system.start("engine").await;
     system.until_accepted(50).await;
     paused.signal("STOP").await.unwrap();
     let stood_still = system.summary().await.accepted;

@@ -20,11 +20,11 @@ run: ## Starts it here, with its own nats-server and an example sequence, until 
 
 test: ## Runs all tests, against a real nats-server, nats CLI and Mailpit
 	@$(PYTHON) scripts/get-tools.py --tests
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --features crash-points
 
 lint: ## Checks the format, and what clippy says
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features crash-points -- -D warnings
 
 bench: ## Measures, one JSON line at the end; BENCH=--help says what
 	@$(PYTHON) scripts/get-tools.py

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
+use crate::crash_point::crash_point;
 use crate::ports::{BatchResult, Fate, LeadStore, Put, Revision};
 use crate::slot::{NotRunning, Slot};
 
@@ -158,7 +159,9 @@ async fn write(store: &dyn LeadStore, batch: Vec<Pending>) -> Vec<Pending> {
     }
     let lines: Vec<Bytes> = journal.iter().flatten().cloned().collect();
     let began = Instant::now();
+    crash_point("batch-filled");
     let result = store.write(&puts, &lines).await;
+    crash_point("batch-stored");
     tracing::debug!(puts = puts.len(), lines = lines.len(), micros = began.elapsed().as_micros(), "batch");
     let fates = match result {
         BatchResult::Written(revisions) => revisions.into_iter().map(Fate::Written).collect(),

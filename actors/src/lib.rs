@@ -7,6 +7,7 @@
 mod breaker;
 mod committer;
 mod counters;
+mod crash_point;
 mod engine;
 mod intake;
 mod leads;

@@ -5,6 +5,8 @@
 mod bad_input;
 mod command_line;
 mod crash;
+#[cfg(feature = "crash-points")]
+mod crash_points;
 mod delivery;
 mod faults;
 mod processes;

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::Services;
 use crate::Chain;
 use crate::committer::CommitError;
+use crate::crash_point::crash_point;
 use crate::ports::{AfterLostAnswer, Delivery, LookUp, Put, Rejection, Revision, Settle, StoreError, TimerError};
 use crate::provider::{NoPlace, Place};
 use crate::slot::NotRunning;
@@ -125,6 +126,7 @@ impl Actor for LeadActor {
         Message { work, delivery }: Message,
         state: &mut LeadState,
     ) -> Result<(), ActorProcessingErr> {
+        crash_point("taken");
         let done = match work {
             Work::Arrive(arriving) => state.arrive(*arriving, &delivery).await,
             Work::Wake(generation) => state.wake(generation).await,
@@ -161,6 +163,7 @@ impl LeadState {
             }
         };
         delivery.settle(settle);
+        crash_point("settled");
     }
 
     /// A source handed this lead in.
@@ -238,6 +241,7 @@ impl LeadState {
         // at the last moment.
         let place = services.providers.place().await?;
         let Some(place) = self.permit(place, &email).await? else { return Ok(()) };
+        crash_point("permitted");
         // 5: the intent, on disk before the call. A second owner loses here, before any email.
         let begin = StepEvent::Begin {
             owner: services.owner.clone(),
@@ -248,7 +252,9 @@ impl LeadState {
         // 6: the call.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
         let call_by = attempt.started_at.plus(services.call_within);
+        crash_point("calling");
         let outcome = services.providers.send(email, call_by, place).await?;
+        crash_point("answered");
         // 7 and 8: what came of it, on disk; the next timer.
         self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await
     }
@@ -261,6 +267,7 @@ impl LeadState {
         }
         services.limiter.permit().await?;
         let Some(reason) = services.suppressions.reason(&email.to).await? else { return Ok(Some(place)) };
+        crash_point("suppression-found");
         self.decide_once(|| Event::Suppressed(reason.clone())).await?;
         Ok(None)
     }
@@ -412,10 +419,14 @@ impl LeadState {
             }
             Err(error) => return Err(error.into()),
         };
+        crash_point("committed");
         let mut decided = Decided::Written;
         for effect in effects {
             match effect {
-                Effect::SetTimer { at, generation } => self.services.timers.set(&self.key, at, generation).await?,
+                Effect::SetTimer { at, generation } => {
+                    self.services.timers.set(&self.key, at, generation).await?;
+                    crash_point("timer-set");
+                }
                 Effect::ClearTimer => self.services.timers.clear(&self.key).await?,
                 Effect::Send(attempt) => decided = Decided::Send(attempt),
             }

@@ -1,0 +1,90 @@
+//! A crash at each line of the protocol: the rows of the table in ARCHITECTURE.md, one by one.
+use dripline_test_support::{Dripline, until};
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use crate::system::System;
+
+const STEPS: [&str; 2] = ["first", "second"];
+/// Systems at a time: each has a server and a process of its own.
+const AT_ONCE: usize = 4;
+
+/// Where it crashes, in the words of the table, and whether its first email is in doubt afterwards.
+const ROWS: [(&str, &str, bool); 19] = [
+    ("taken:1", "arrival pulled, document not committed", false),
+    ("batch-filled:1", "arrival's batch not stored", false),
+    ("batch-stored:1", "arrival's batch stored, not answered", false),
+    ("committed:1", "arrival committed, timer not set", false),
+    ("timer-set:1", "arrival's timer set, not acknowledged", false),
+    ("settled:1", "arrival acknowledged", false),
+    ("taken:2", "due message pulled", false),
+    ("permitted:1", "place and permit taken, no intent", false),
+    ("batch-filled:2", "intent's batch not stored", false),
+    ("batch-stored:2", "intent's batch stored, not answered", true),
+    ("committed:2", "intent committed", true),
+    ("calling:1", "intent committed, before the call", true),
+    ("answered:1", "call answered, outcome not committed", true),
+    ("batch-filled:3", "outcome's batch not stored", true),
+    ("batch-stored:3", "outcome's batch stored, not answered", false),
+    ("committed:3", "outcome committed, timer not set", false),
+    ("timer-set:2", "timer set, due message not acknowledged", false),
+    ("settled:2", "due message acknowledged", false),
+    ("committed:5", "last outcome committed, not acknowledged", false),
+];
+
+/// Starts an engine that will crash there.
+async fn doomed(system: &mut System, at: &str) -> Dripline {
+    system.set("CRASH_AT", at);
+    let engine = system.start("engine").await;
+    system.set("CRASH_AT", "nowhere:1");
+    engine
+}
+
+async fn crashed(system: &System, mut engine: Dripline, at: &str) {
+    let ended = until(format!("the engine crashes at {at}"), async || !engine.runs().unwrap());
+    ended.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
+}
+
+async fn row(at: &str, what: &str, in_doubt: bool) {
+    let mut system = System::new("resend").await;
+    system.sequence("welcome", &[("first", "0s"), ("second", "1s")]);
+    let (code, _, err) = system.run(&["topology", "apply"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let engine = doomed(&mut system, at).await;
+    system.publish("leads.new", &json!({"email": "jane@example.com"}).to_string()).await;
+    crashed(&system, engine, at).await;
+    let _engine = system.start("engine").await;
+    let jane = system.until_status("jane=40example.com", "COMPLETED").await;
+    let events: Vec<&str> =
+        jane["history"].as_array().unwrap().iter().map(|entry| entry["event"].as_str().unwrap()).collect();
+    assert_eq!(events.contains(&"in_doubt"), in_doubt, "{at}, {what}: {jane:#}");
+    assert_eq!(events.contains(&"resolved"), in_doubt, "{at}, {what}: {jane:#}");
+    assert_eq!(events.iter().filter(|event| **event == "enrolled").count(), 1, "{at}, {what}: {jane:#}");
+    assert_eq!(system.steps_of("jane@example.com").await, STEPS, "{at}, {what}");
+    assert_eq!(system.summary().await.duplicates, 0, "{at}, {what}");
+    until(format!("{at}, {what}: nothing waits any more"), async || system.waiting_leads().await == 0).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_line_of_the_protocol_costs_no_email_and_sends_none_twice() {
+    let rows = stream::iter(ROWS).map(|(at, what, in_doubt)| row(at, what, in_doubt));
+    rows.buffer_unordered(AT_ONCE).collect::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_when_a_suppression_was_found_sends_nothing_afterwards() {
+    let mut system = System::new("resend").await;
+    system.sequence("welcome", &[("first", "2s"), ("second", "1s")]);
+    let (code, _, err) = system.run(&["topology", "apply"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let engine = doomed(&mut system, "suppression-found:1").await;
+    system.publish("leads.new", &json!({"email": "jane@example.com"}).to_string()).await;
+    system.until_status("jane=40example.com", "NEW").await;
+    let suppress = ["kv", "put", "suppressions", "jane=40example.com", r#"{"reason": "complaint"}"#];
+    system.server.cli(suppress).await.unwrap();
+    crashed(&system, engine, "suppression-found:1").await;
+    let _engine = system.start("engine").await;
+    let jane = system.until_status("jane=40example.com", "SUPPRESSED").await;
+    assert_eq!(jane["nextActionTimestamp"], Value::Null);
+    assert_eq!(system.summary().await.accepted, 0);
+}

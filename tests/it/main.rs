@@ -10,3 +10,4 @@ mod faults;
 mod supervision;
 mod system;
 mod topology;
+mod torture;

@@ -240,7 +240,7 @@ impl Run<'_> {
         for Deed { at, lasts, what } in lane {
             sleep_until(self.begun + *at).await;
             let from = now();
-            let name = name(what);
+            let name = what.to_string();
             if !matches!(what, What::Suppress(_)) {
                 (self.say)(format!("{} {name} for {:.1} s", self.clock(), lasts.as_secs_f64()));
             }
@@ -348,25 +348,6 @@ impl Run<'_> {
 /// Every answer takes a moment, so that there is a moment to be killed in.
 fn usual() -> Fault {
     Fault { delay_ms: Some(30), ..Fault::new(FaultKind::Slow) }
-}
-
-fn name(what: &What) -> String {
-    use plan::Target;
-
-    let of = |verb: &str, target: &Target| match target {
-        Target::Engine(engine) => format!("{verb} engine {engine}"),
-        Target::Gateway => format!("{verb} gateway"),
-        Target::Server(server) => format!("{verb} nats-server {server}"),
-    };
-    match what {
-        What::Kill(target) => of("kill", target),
-        What::Pause(target) => of("pause", target),
-        What::Fault(fault) => match (fault.kind, fault.status) {
-            (FaultKind::Status, Some(status)) => format!("provider: status {status}"),
-            (kind, _) => format!("provider: {kind:?}"),
-        },
-        What::Suppress(address) => format!("suppress {address}"),
-    }
 }
 
 fn now() -> u64 {

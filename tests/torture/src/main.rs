@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use dripline_torture::plan::{Deed, Plan};
 use dripline_torture::{InDoubt, Outcome, Rules, Size, StandIn, Torture};
 
 /// Kills, pauses and lies to dripline at random moments, then checks from outside what it promised.
@@ -45,6 +46,9 @@ struct Options {
     /// Shows nothing while it runs
     #[arg(long)]
     quiet: bool,
+    /// Shows what would be done, and does nothing
+    #[arg(long)]
+    plan: bool,
     /// Keeps the folder with logs and history, also when all was kept
     #[arg(long)]
     keep: bool,
@@ -68,15 +72,20 @@ async fn main() -> ExitCode {
 async fn torture(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     let seconds = options.minutes.map_or(options.seconds, |minutes| minutes * 60);
+    let size = Size {
+        duration: Duration::from_secs(seconds),
+        engines: options.engines,
+        servers: options.servers.into(),
+        people_per_second: options.people,
+    };
+    if options.plan {
+        say(&plan(seed, size));
+        return Ok(true);
+    }
     let binary = beside_us("dripline")?;
     let torture = Torture {
         seed,
-        size: Size {
-            duration: Duration::from_secs(seconds),
-            engines: options.engines,
-            servers: options.servers.into(),
-            people_per_second: options.people,
-        },
+        size,
         rules: Rules { grace_ms: options.grace_ms, in_doubt: options.in_doubt },
         binary: &binary,
         settings: &settings(options)?,
@@ -109,6 +118,17 @@ async fn torture(options: &Options) -> Result<bool> {
         say(&format!("{summary:#?}"));
     }
     Ok(violations.is_empty())
+}
+
+fn plan(seed: u64, size: Size) -> String {
+    let Plan { arrivals, lanes } = Plan::draw(seed, size);
+    let mut deeds: Vec<_> = lanes.into_iter().flatten().collect();
+    deeds.sort_by_key(|deed| deed.at);
+    let line = |Deed { at, lasts, what }: &Deed| {
+        format!("{:7.1} s  {what} for {:.1} s", at.as_secs_f64(), lasts.as_secs_f64())
+    };
+    let lines: Vec<_> = deeds.iter().map(line).collect();
+    format!("seed {seed}: {} arrivals\n{}", arrivals.len(), lines.join("\n"))
 }
 
 fn replay(options: &Options, seed: u64, seconds: u64) -> String {

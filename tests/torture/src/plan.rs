@@ -1,4 +1,5 @@
 //! What a run is made of: everything that happens by chance is drawn from the seed, before anything starts.
+use std::fmt;
 use std::time::Duration;
 
 use dripline_stand_in::{Fault, FaultKind};
@@ -138,6 +139,30 @@ impl Plan {
             }));
         }
         Self { arrivals, lanes }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill(target) => write!(f, "kill {target}"),
+            Self::Pause(target) => write!(f, "pause {target}"),
+            Self::Fault(Fault { kind: FaultKind::Status, status: Some(status), .. }) => {
+                write!(f, "provider: status {status}")
+            }
+            Self::Fault(fault) => write!(f, "provider: {:?}", fault.kind),
+            Self::Suppress(address) => write!(f, "suppress {address}"),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Engine(engine) => write!(f, "engine {engine}"),
+            Self::Gateway => f.write_str("gateway"),
+            Self::Server(server) => write!(f, "nats-server {server}"),
+        }
     }
 }
 

@@ -255,7 +255,7 @@ fn server_deed(chance: &mut Chance, server: usize) -> (What, Duration) {
 fn fault(chance: &mut Chance) -> (What, Duration) {
     let status = |status| Fault { status: Some(status), ..Fault::new(FaultKind::Status) };
     // What leaves emails in doubt meets some requests only: who is held sends no more, and so shows no more.
-    let some = |kind| Fault { probability: Some(0.3), ..Fault::new(kind) };
+    let some = |kind| Fault { probability: Some(0.15), ..Fault::new(kind) };
     let mut fault = match chance.0.random_range(0..8) {
         0 => status(503),
         1 => Fault { headers: [("Retry-After".to_owned(), "1".to_owned())].into(), ..status(429) },

@@ -33,8 +33,11 @@ use world::{Parts, World};
 
 /// After the last fault a source tries so much longer to hand its lead in.
 const SOURCES_PATIENCE: Duration = Duration::from_mins(2);
-/// The system has come to rest, or something must have moved within this time.
-const REST_PATIENCE: Duration = Duration::from_secs(40);
+/// The system has come to rest, or something must have moved within this time. Longer than a server takes to find that a
+/// stream it copies from has another leader.
+const REST_PATIENCE: Duration = Duration::from_mins(1);
+/// What moves for ever does not come to rest either.
+const REST_LIMIT: Duration = Duration::from_mins(5);
 /// Between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
@@ -127,11 +130,6 @@ impl Torture<'_> {
             refusals.iter().map(|refusal| format!("the provider refused {}: {}", refusal.request, refusal.reason)),
         );
         let reader = Reader::connect(&world.urls).await?;
-        let (committed, copied) =
-            (reader.count("KV_leads", "journal.>").await?, reader.count("JOURNAL", "journal.>").await?);
-        if committed != copied {
-            odd.push(format!("JOURNAL has {copied} of {committed} batches of KV_leads"));
-        }
         let history = History {
             documents: reader.documents(&sequences).await?,
             journal: reader.journal().await?,
@@ -274,7 +272,7 @@ impl Run<'_> {
     /// A process that ends by itself is started again, as its supervisor would.
     async fn keep_running(&self) -> anyhow::Error {
         loop {
-            sleep(Duration::from_millis(300)).await;
+            sleep(Duration::from_secs(1)).await;
             match self.world.keep_running().await {
                 Ok(0) => {}
                 Ok(ended) => {
@@ -308,7 +306,8 @@ impl Run<'_> {
 
     /// Waits until nothing is due any more. Gives what does not come to rest.
     async fn until_rest(&self, sequences: &[plan::Sequence]) -> Result<Vec<String>> {
-        let (mut seen, mut since) = (None, Instant::now());
+        let waiting = Instant::now();
+        let (mut seen, mut since) = (None, waiting);
         loop {
             let (open, emails) = (self.open(sequences).await, self.world.provider.summary().await?.accepted);
             if let Ok(open) = &open
@@ -319,9 +318,10 @@ impl Run<'_> {
             let open = open.unwrap_or_else(|error| vec![format!("the servers cannot be read: {error:#}")]);
             let now = (open.clone(), emails);
             if seen.as_ref() != Some(&now) {
-                (self.say)(format!("{} not at rest yet: {}", self.clock(), open.len()));
+                (self.say)(format!("{} {} not at rest yet: {} …", self.clock(), open.len(), open[0]));
                 (seen, since) = (Some(now), Instant::now());
-            } else if since.elapsed() > REST_PATIENCE {
+            }
+            if since.elapsed() > REST_PATIENCE || waiting.elapsed() > REST_LIMIT {
                 return Ok(open);
             }
             sleep(Duration::from_secs(1)).await;
@@ -335,6 +335,11 @@ impl Run<'_> {
         let queued = reader.count("LEADS", ">").await?;
         if queued > 0 {
             open.push(format!("{queued} leads are in the queue"));
+        }
+        let (committed, copied) =
+            (reader.count("KV_leads", "journal.>").await?, reader.count("JOURNAL", "journal.>").await?);
+        if committed != copied {
+            open.push(format!("JOURNAL has {copied} of the {committed} batches"));
         }
         for document in reader.documents(sequences).await? {
             if let Some(next) = document.next_action_timestamp {

@@ -11,6 +11,8 @@ use dripline_torture::{InDoubt, Outcome, Rules, Size, StandIn, Torture};
 /// Kills, pauses and lies to dripline at random moments, then checks from outside what it promised.
 ///
 /// Exit codes: 0 all was kept, 1 something was not, 2 the torture itself failed.
+// Each is a flag of its own.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Parser)]
 struct Options {
     /// Repeats a plan; by default another one each time

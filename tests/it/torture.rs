@@ -14,7 +14,8 @@ async fn what_was_promised_holds_whatever_is_killed_or_paused_meanwhile() {
     let torture = Torture {
         seed: 13,
         size: Size { duration: Duration::from_secs(20), engines: 2, servers: 1, people_per_second: 10.0 },
-        rules: Rules::default(),
+        // The other tests share the machine.
+        rules: Rules { grace_ms: 3_000, ..Rules::default() },
         binary: binary(),
         settings: &[],
         keep: false,
@@ -24,6 +25,6 @@ async fn what_was_promised_holds_whatever_is_killed_or_paused_meanwhile() {
     assert!(outcome.violations.is_empty(), "{}logs: {:?}", outcome.report, outcome.folder);
     // It was no walk in the park.
     let summary = outcome.summary;
-    assert!(summary.leads > 100 && summary.emails > 200, "{summary:?}");
-    assert!(["kill engine", "pause engine"].iter().all(|kind| summary.deeds.contains_key(*kind)), "{summary:?}");
+    assert!(summary.leads > 100 && summary.emails > 100, "{summary:?}");
+    assert!(["kill engine", "pause engine", "kill nats-server"].iter().all(|kind| summary.deeds.contains_key(*kind)), "{summary:?}");
 }

@@ -26,5 +26,8 @@ async fn what_was_promised_holds_whatever_is_killed_or_paused_meanwhile() {
     // It was no walk in the park.
     let summary = outcome.summary;
     assert!(summary.leads > 100 && summary.emails > 100, "{summary:?}");
-    assert!(["kill engine", "pause engine", "kill nats-server"].iter().all(|kind| summary.deeds.contains_key(*kind)), "{summary:?}");
+    assert!(
+        ["kill engine", "pause engine", "kill nats-server"].iter().all(|kind| summary.deeds.contains_key(*kind)),
+        "{summary:?}"
+    );
 }

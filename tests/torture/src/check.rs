@@ -228,7 +228,7 @@ fn promises(history: &History, facts: &Facts<'_>, found: &mut Found) {
             found.add(Kind::NeverTaken, address, Some(submission.first_tried), "202", seen);
             continue;
         };
-        *slow |= promise.at > submission.first_tried + KEY_HOLDS_MS;
+        *slow |= submission.last_tried > submission.first_tried + KEY_HOLDS_MS;
         let Some(document) = facts.documents.get(address) else {
             found.add(Kind::LostLead, address, Some(promise.at), "a document", "none");
             continue;
@@ -431,6 +431,9 @@ pub fn story(history: &History, address: &str) -> String {
             submission.first_tried,
             format!("source     {key} into `{}`, {tries} tries", submission.sequence),
         ));
+        if tries > 1 {
+            lines.insert((submission.last_tried, format!("source     {key} for the last time")));
+        }
         if let Some(promise) = &submission.promise {
             lines.insert((promise.at, format!("gateway    202 for {key}, {}", promise.lead_id)));
         }

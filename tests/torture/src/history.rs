@@ -44,6 +44,8 @@ pub struct Submission {
     pub key: String,
     /// When it was sent first.
     pub first_tried: u64,
+    /// When it was sent last, under the same key.
+    pub last_tried: u64,
     /// How often it was sent.
     pub tries: u32,
     /// The 202.

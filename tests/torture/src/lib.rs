@@ -163,7 +163,7 @@ impl Torture<'_> {
             engines: self.size.engines,
             leads: history.documents.len(),
             promises: history.submissions.iter().filter(|submission| submission.promise.is_some()).count(),
-            retries: history.submissions.iter().map(|submission| submission.tries - 1).sum(),
+            retries: history.submissions.iter().map(|submission| submission.tries.saturating_sub(1)).sum(),
             emails: history.accepted.len(),
             doubts: check::doubts(history),
             suppressions: history.suppressions.len(),

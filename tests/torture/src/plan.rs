@@ -52,6 +52,8 @@ pub struct Arrival {
     pub sequence: String,
     /// The idempotency key; no two arrivals share one.
     pub key: String,
+    /// The source loses the first 202, and hands the lead in again after this time.
+    pub answer_lost: Option<Duration>,
 }
 
 /// Something that is done to the system, and undone after a while.
@@ -192,21 +194,22 @@ fn arrivals(chance: &mut Chance, size: Size) -> Vec<Arrival> {
             6..8 => "news",
             _ => "course",
         };
-        let mut add = |at: Duration, sequence: &str, number: usize| {
+        let mut add = |chance: &mut Chance, at: Duration, sequence: &str, number: usize| {
+            let address = format!("lead-{person}@example.com");
+            let key = format!("lead-{person}-{number}");
+            let answer_lost = chance.happens(0.1).then(|| chance.seconds(0.5..10.0));
             if at < size.duration {
-                let address = format!("lead-{person}@example.com");
-                let key = format!("lead-{person}-{number}");
-                arrivals.push(Arrival { at, address, sequence: sequence.to_owned(), key });
+                arrivals.push(Arrival { at, address, sequence: sequence.to_owned(), key, answer_lost });
             }
         };
-        add(at, first, 1);
-        let (twice, also, later, lead) =
-            (chance.happens(0.2), chance.happens(0.2), chance.seconds(0.0..6.0), chance.seconds(0.0..4.0));
-        if twice {
-            add(at + later, first, 2);
+        add(chance, at, first, 1);
+        if chance.happens(0.2) {
+            let later = chance.seconds(0.0..6.0);
+            add(chance, at + later, first, 2);
         }
-        if also {
-            add(at + lead, if first == "news" { "welcome" } else { "news" }, 3);
+        if chance.happens(0.2) {
+            let later = chance.seconds(0.0..4.0);
+            add(chance, at + later, if first == "news" { "welcome" } else { "news" }, 3);
         }
     }
     arrivals.sort_by_key(|arrival| arrival.at);
@@ -248,7 +251,9 @@ fn server_deed(chance: &mut Chance, server: usize) -> (What, Duration) {
     match chance.0.random_range(0..10) {
         0..3 => (What::Kill(target), Duration::ZERO),
         3..7 => (What::Kill(target), chance.seconds(0.0..4.0)),
-        _ => (What::Pause(target), chance.seconds(0.3..2.0)),
+        7..9 => (What::Pause(target), chance.seconds(0.3..2.0)),
+        // Longer than a client waits for an answer.
+        _ => (What::Pause(target), chance.seconds(5.0..13.0)),
     }
 }
 

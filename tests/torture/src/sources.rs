@@ -22,7 +22,7 @@ struct Taken {
     lead_id: String,
 }
 
-/// Hands a lead in until it has a 202, or `give_up` has come.
+/// Hands a lead in until it has a 202, or `give_up` has come; and once more where the source lost the answer.
 pub(crate) async fn submit(
     http: &reqwest::Client,
     url: &str,
@@ -30,40 +30,56 @@ pub(crate) async fn submit(
     give_up: Instant,
     submissions: &Mutex<Vec<Submission>>,
 ) -> Result<()> {
-    let Arrival { address, sequence, key, .. } = arrival;
-    // The name changes with each arrival, so that a second one has something to merge.
-    let lead = json!({"email": address, "firstName": key, "sequence": sequence});
     let mut submission = Submission {
-        address: address.clone(),
-        sequence: sequence.clone(),
-        key: key.clone(),
+        address: arrival.address.clone(),
+        sequence: arrival.sequence.clone(),
+        key: arrival.key.clone(),
         first_tried: now(),
+        last_tried: 0,
         tries: 0,
         promise: None,
     };
+    submission.promise = until_taken(http, url, &mut submission, give_up).await?;
+    if let Some(pause) = arrival.answer_lost {
+        sleep(pause).await;
+        // It had been promised already: another answer promises nothing new.
+        until_taken(http, url, &mut submission, give_up).await?;
+    }
+    lock(submissions).push(submission);
+    Ok(())
+}
+
+async fn until_taken(
+    http: &reqwest::Client,
+    url: &str,
+    submission: &mut Submission,
+    give_up: Instant,
+) -> Result<Option<Promise>> {
+    let Submission { address, sequence, key, .. } = &*submission;
+    // The name changes with each arrival, so that a second one has something to merge.
+    let lead = json!({"email": address, "firstName": key, "sequence": sequence});
     let mut pause = Duration::from_millis(100);
-    while submission.promise.is_none() && Instant::now() < give_up {
+    while Instant::now() < give_up {
         submission.tries += 1;
-        match http.post(url).header("Idempotency-Key", key).json(&lead).send().await {
+        submission.last_tried = now();
+        match http.post(url).header("Idempotency-Key", &submission.key).json(&lead).send().await {
             Ok(response) if response.status() == StatusCode::ACCEPTED => {
                 // An answer that breaks off in its body is a lost answer.
                 if let Ok(Taken { lead_id }) = response.json().await {
-                    submission.promise = Some(Promise { at: now(), lead_id });
-                    break;
+                    return Ok(Some(Promise { at: now(), lead_id }));
                 }
             }
             Ok(response) if response.status().is_server_error() => {}
             Ok(response) => {
                 let status = response.status();
-                bail!("{key} is answered {status}: {}", response.text().await.unwrap_or_default());
+                bail!("{} is answered {status}: {}", submission.key, response.text().await.unwrap_or_default());
             }
             Err(_) => {}
         }
         sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     }
-    lock(submissions).push(submission);
-    Ok(())
+    Ok(None)
 }
 
 /// Puts an address into the bucket `suppressions`, until that is acknowledged or `give_up` has come.

@@ -44,6 +44,7 @@ fn submission(key: &str) -> Submission {
         sequence: "welcome".to_owned(),
         key: key.to_owned(),
         first_tried: 800,
+        last_tried: 800,
         tries: 1,
         promise: Some(Promise { at: 850, lead_id: "ld_jane".to_owned() }),
     }

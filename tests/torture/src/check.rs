@@ -224,7 +224,8 @@ fn promises(history: &History, facts: &Facts<'_>, found: &mut Found) {
         *count += 1;
         let Some(promise) = &submission.promise else {
             *slow = true;
-            let seen = format!("no 202 for {} after {} tries", submission.key, submission.tries);
+            let refused = submission.refused.as_deref().unwrap_or("no answer, or none that is clear");
+            let seen = format!("no 202 for {} after {} tries; {refused}", submission.key, submission.tries);
             found.add(Kind::NeverTaken, address, Some(submission.first_tried), "202", seen);
             continue;
         };

@@ -48,8 +48,10 @@ pub struct Submission {
     pub last_tried: u64,
     /// How often it was sent.
     pub tries: u32,
-    /// The 202.
+    /// The first 202.
     pub promise: Option<Promise>,
+    /// An answer that no good lead should get.
+    pub refused: Option<String>,
 }
 
 /// A 202.

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use async_nats::jetstream;
 use dripline_stand_in::{Fault, FaultKind};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -226,9 +226,10 @@ impl Run<'_> {
         let http = world::http(Duration::from_secs(5))?;
         let submit = async |arrival: &Arrival| {
             sleep_until(self.begun + arrival.at).await;
-            sources::submit(&http, &self.world.leads_url, arrival, self.give_up(), &self.record.submissions).await
+            sources::submit(&http, &self.world.leads_url, arrival, self.give_up(), &self.record.submissions).await;
         };
-        try_join_all(arrivals.iter().map(submit)).await.map(drop)
+        join_all(arrivals.iter().map(submit)).await;
+        Ok(())
     }
 
     async fn carry_out(&self, lane: &[Deed]) -> Result<()> {

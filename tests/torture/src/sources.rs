@@ -2,7 +2,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use async_nats::jetstream;
 use dripline_domain::{Address, LeadKey};
 use reqwest::StatusCode;
@@ -29,7 +29,7 @@ pub(crate) async fn submit(
     arrival: &Arrival,
     give_up: Instant,
     submissions: &Mutex<Vec<Submission>>,
-) -> Result<()> {
+) {
     let mut submission = Submission {
         address: arrival.address.clone(),
         sequence: arrival.sequence.clone(),
@@ -38,15 +38,15 @@ pub(crate) async fn submit(
         last_tried: 0,
         tries: 0,
         promise: None,
+        refused: None,
     };
-    submission.promise = until_taken(http, url, &mut submission, give_up).await?;
+    submission.promise = until_taken(http, url, &mut submission, give_up).await;
     if let Some(pause) = arrival.answer_lost {
         sleep(pause).await;
         // It had been promised already: another answer promises nothing new.
-        until_taken(http, url, &mut submission, give_up).await?;
+        until_taken(http, url, &mut submission, give_up).await;
     }
     lock(submissions).push(submission);
-    Ok(())
 }
 
 async fn until_taken(
@@ -54,7 +54,7 @@ async fn until_taken(
     url: &str,
     submission: &mut Submission,
     give_up: Instant,
-) -> Result<Option<Promise>> {
+) -> Option<Promise> {
     let Submission { address, sequence, key, .. } = &*submission;
     // The name changes with each arrival, so that a second one has something to merge.
     let lead = json!({"email": address, "firstName": key, "sequence": sequence});
@@ -66,20 +66,21 @@ async fn until_taken(
             Ok(response) if response.status() == StatusCode::ACCEPTED => {
                 // An answer that breaks off in its body is a lost answer.
                 if let Ok(Taken { lead_id }) = response.json().await {
-                    return Ok(Some(Promise { at: now(), lead_id }));
+                    return Some(Promise { at: now(), lead_id });
                 }
             }
             Ok(response) if response.status().is_server_error() => {}
             Ok(response) => {
                 let status = response.status();
-                bail!("{} is answered {status}: {}", submission.key, response.text().await.unwrap_or_default());
+                submission.refused = Some(format!("{status}: {}", response.text().await.unwrap_or_default()));
+                return None;
             }
             Err(_) => {}
         }
         sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     }
-    Ok(None)
+    None
 }
 
 /// Puts an address into the bucket `suppressions`, until that is acknowledged or `give_up` has come.

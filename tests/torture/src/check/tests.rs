@@ -47,6 +47,7 @@ fn submission(key: &str) -> Submission {
         last_tried: 800,
         tries: 1,
         promise: Some(Promise { at: 850, lead_id: "ld_jane".to_owned() }),
+        refused: None,
     }
 }
 

@@ -105,8 +105,9 @@ impl Torture<'_> {
     ) -> Result<(History, u64)> {
         let Plan { arrivals, lanes } = Plan::draw(self.seed, self.size);
         let record = Record::default();
+        let operator = jetstream::new(async_nats::connect(&world.urls[..]).await?);
         let begun = Instant::now();
-        let run = Run { torture: self, world, record: &record, begun, say };
+        let run = Run { torture: self, world, record: &record, operator, begun, say };
         run.world.provider.set_faults(&[usual()]).await?;
         let all = async {
             tokio::try_join!(run.hand_in(&arrivals), async {
@@ -208,6 +209,8 @@ struct Run<'a> {
     torture: &'a Torture<'a>,
     world: &'a World,
     record: &'a Record,
+    /// The operator's own connection.
+    operator: jetstream::Context,
     begun: Instant,
     say: &'a (dyn Fn(String) + Sync),
 }
@@ -233,9 +236,6 @@ impl Run<'_> {
     }
 
     async fn carry_out(&self, lane: &[Deed]) -> Result<()> {
-        let operator = jetstream::new(
-            async_nats::ConnectOptions::new().retry_on_initial_connect().connect(&self.world.urls[..]).await?,
-        );
         for Deed { at, lasts, what } in lane {
             sleep_until(self.begun + *at).await;
             let from = now();
@@ -261,7 +261,7 @@ impl Run<'_> {
                     self.world.provider.set_faults(&[usual()]).await.with_context(context)?;
                 }
                 What::Suppress(address) => {
-                    sources::suppress(&operator, address, self.give_up(), &self.record.suppressions).await?;
+                    sources::suppress(&self.operator, address, self.give_up(), &self.record.suppressions).await?;
                     continue;
                 }
             }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use dripline_stand_in::Vendor;
+use serde_json::json;
 
 use super::*;
 use crate::history::{Promise, Rejected, Submission, Suppression};
@@ -64,17 +65,11 @@ fn enrolment(number: u32) -> Enrolment {
 }
 
 fn email(step: &str, number: u32, at: u64) -> Accepted {
-    Accepted {
-        provider: Vendor::Postmark,
-        send_key: format!("{step}/{number}").into(),
-        lead_id: "ld_jane".into(),
-        to: JANE.into(),
-        sequence: "welcome".into(),
-        step: step.into(),
-        subject: "Hello".into(),
-        message_id: "m".into(),
-        at,
-    }
+    let email = json!({
+        "provider": Vendor::Postmark, "send_key": format!("{step}/{number}"), "lead_id": "ld_jane", "to": JANE,
+        "sequence": "welcome", "step": step, "subject": "Hello", "message_id": "m", "at": at,
+    });
+    serde_json::from_value(email).unwrap()
 }
 
 fn line(event: &str, step: Option<&str>, timestamp: u64) -> Line {

@@ -13,3 +13,4 @@ mod processes;
 mod supervision;
 mod system;
 mod topology;
+mod torture;

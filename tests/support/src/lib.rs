@@ -1,5 +1,7 @@
-//! What tests and benchmarks start: a nats-server of their own on a free port, and dripline as a process. Everything
-//! ends with the value that stands for it.
+//! What tests and benchmarks start: a nats-server of their own on a free port or a cluster of them, and dripline as a
+//! process. Everything ends with the value that stands for it.
+mod cluster;
+
 use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -10,22 +12,31 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+pub use cluster::NatsCluster;
+
 /// How long anything may take to become true before the test fails.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A nats-server with a store of its own; killed when dropped.
 pub struct NatsServer {
     child: Option<Child>,
+    name: String,
     port: u16,
+    /// The `cluster` block of its configuration; empty where it stands alone.
+    cluster: String,
     dir: TempDir,
 }
 
 impl NatsServer {
     /// Starts one, with an fsync before each ack.
     pub async fn start() -> Result<Self> {
-        let mut server = Self { child: None, port: free_port()?, dir: tempfile::tempdir()? };
+        let mut server = Self::new("test".to_owned(), String::new())?;
         server.run().await?;
         Ok(server)
+    }
+
+    fn new(name: String, cluster: String) -> Result<Self> {
+        Ok(Self { child: None, name, port: free_port()?, cluster, dir: tempfile::tempdir()? })
     }
 
     /// Ends it at once, as a crash does.
@@ -43,14 +54,20 @@ impl NatsServer {
     }
 
     async fn run(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.until_reached().await
+    }
+
+    fn spawn(&mut self) -> Result<()> {
         let config = self.dir.path().join("nats-server.conf");
         let store = self.dir.path().join("jetstream");
         let text = format!(
-            "listen: 127.0.0.1:{}\nserver_name: test\njetstream {{ store_dir: {store:?}, sync_interval: always }}\n",
-            self.port
+            "listen: 127.0.0.1:{}\nserver_name: {}\njetstream {{ store_dir: {store:?}, sync_interval: always }}\n{}",
+            self.port, self.name, self.cluster
         );
         std::fs::write(&config, text)?;
-        let log = std::fs::File::create(self.dir.path().join("nats-server.log"))?;
+        // Appended to: what it said before a crash is what one wants to read after it.
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         let child = Command::new(tool("nats-server")?)
             .arg("-c")
             .arg(&config)
@@ -61,12 +78,22 @@ impl NatsServer {
             .spawn()
             .context("nats-server does not start")?;
         self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until it takes connections.
+    async fn until_reached(&self) -> Result<()> {
         until("nats-server is ready", async || {
             async_nats::connect(self.url())
                 .await
                 .is_ok_and(|client| client.connection_state() == async_nats::connection::State::Connected)
         })
         .await
+    }
+
+    /// Where it writes its log, of all its runs.
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("nats-server.log")
     }
 
     /// For clients.
@@ -127,13 +154,8 @@ impl Dripline {
     }
 
     /// Sends it a signal, by name.
-    pub async fn signal(&self, signal: &str) -> Result<()> {
-        let pid = self.child.id().context("dripline has ended")?;
-        let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().await?;
-        if !status.success() {
-            bail!("cannot send SIG{signal} to {pid}");
-        }
-        Ok(())
+    pub async fn signal(&self, name: &str) -> Result<()> {
+        signal(self.child.id().context("dripline has ended")?, name).await
     }
 
     /// Whether it still runs.
@@ -145,6 +167,15 @@ impl Dripline {
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
+}
+
+/// Sends a process a signal, by name: `STOP` pauses it, `CONT` lets it go on.
+pub async fn signal(pid: u32, name: &str) -> Result<()> {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().await?;
+    if !status.success() {
+        bail!("cannot send SIG{name} to {pid}");
+    }
+    Ok(())
 }
 
 /// A command that sees no dripline variables but these.

@@ -1,0 +1,86 @@
+//! Reads what is on the servers.
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use crate::history::{Document, Line, Rejected};
+use crate::plan::Sequence;
+
+/// A message that is there comes within this time.
+const COMES_WITHIN: Duration = Duration::from_secs(20);
+
+/// Reads streams.
+pub(crate) struct Reader(jetstream::Context);
+
+impl Reader {
+    pub(crate) async fn connect(urls: &[String]) -> Result<Self> {
+        Ok(Self(jetstream::new(async_nats::connect(urls).await?)))
+    }
+
+    /// The bucket `leads`.
+    pub(crate) async fn documents(&self, sequences: &[Sequence]) -> Result<Vec<Document>> {
+        let messages = self.all("KV_leads", "$KV.leads.>", DeliverPolicy::LastPerSubject).await?;
+        let read = |message: &jetstream::Message| {
+            Document::read(&message.payload, sequences)
+                .with_context(|| format!("{}: {}", message.subject, String::from_utf8_lossy(&message.payload)))
+        };
+        messages.iter().map(read).collect()
+    }
+
+    /// Every transition. Read where it is committed together with the documents: `JOURNAL` is a copy.
+    pub(crate) async fn journal(&self) -> Result<Vec<Line>> {
+        let messages = self.all("KV_leads", "journal.>", DeliverPolicy::All).await?;
+        let lines = messages.iter().flat_map(|message| message.payload.split(|&byte| byte == b'\n'));
+        lines.filter(|line| !line.is_empty()).map(|line| Ok(serde_json::from_slice(line)?)).collect()
+    }
+
+    /// The stream `REJECTED`.
+    pub(crate) async fn rejected(&self) -> Result<Vec<Rejected>> {
+        let messages = self.all("REJECTED", "rejected.>", DeliverPolicy::All).await?;
+        let read = |message: &jetstream::Message| Rejected {
+            subject: message.subject.to_string(),
+            reason: message
+                .headers
+                .as_ref()
+                .and_then(|headers| headers.get("Dripline-Reason"))
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            payload: String::from_utf8_lossy(&message.payload).into_owned(),
+        };
+        Ok(messages.iter().map(read).collect())
+    }
+
+    /// Messages in a stream on these subjects.
+    pub(crate) async fn count(&self, stream: &str, subjects: &str) -> Result<usize> {
+        let stream = self.0.get_stream(stream).await?;
+        let mut info = stream.info_with_subjects(subjects).await?;
+        let mut count = 0;
+        while let Some(subject) = info.next().await {
+            count += subject?.1;
+        }
+        Ok(count)
+    }
+
+    async fn all(&self, stream: &str, subjects: &str, deliver: DeliverPolicy) -> Result<Vec<jetstream::Message>> {
+        let stream = self.0.get_stream(stream).await?;
+        let config =
+            OrderedConfig { filter_subject: subjects.to_owned(), deliver_policy: deliver, ..OrderedConfig::default() };
+        let consumer = stream.create_consumer(config).await?;
+        let count = usize::try_from(consumer.cached_info().num_pending)?;
+        let mut found = Vec::with_capacity(count);
+        if count == 0 {
+            return Ok(found);
+        }
+        let mut messages = consumer.messages().await?;
+        while found.len() < count {
+            let message = timeout(COMES_WITHIN, messages.next()).await.context("a message does not come")?;
+            found.push(message.context("the messages ended early")??);
+        }
+        Ok(found)
+    }
+}

@@ -9,7 +9,6 @@ mod enrol;
 mod http;
 mod lag;
 mod measure;
-mod servers;
 mod sleepers;
 mod stand_in;
 mod system;

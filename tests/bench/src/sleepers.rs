@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use dripline_actors::ports::{BatchResult, LeadStore, Put, Timers};
 use dripline_domain::{
-    ArrivalId, Context, Event, Lead, LeadIdKey, LeadKey, Outcome, Reentry, RetryPolicy, Sanitiser, Send, Sequence,
-    Step, StepEvent, Template, Timestamp, send_key, transition,
+    ArrivalId, Context, DoubtPolicy, Event, Lead, LeadIdKey, LeadKey, Outcome, Reentry, RetryPolicy, Sanitiser, Send,
+    Sequence, Step, StepEvent, Template, Timestamp, send_key, transition,
 };
 use dripline_nats::{Connections, JetStreamLeadStore, JetStreamTimers, Login, topology};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -118,7 +118,7 @@ impl Filler {
 
 /// By the engine's own rules: it arrived at `now`, had its first email, and waits for the second.
 fn lead(sequence: &Sequence, lead_ids: &LeadIdKey, now: Timestamp, number: usize) -> Result<Lead> {
-    let context = Context { now, random: 0.5, retry: RetryPolicy::default() };
+    let context = Context { now, random: 0.5, retry: RetryPolicy::default(), doubt: DoubtPolicy::default() };
     let raw = format!("{{\"email\":\"asleep-{number}@example.com\",\"firstName\":\"Sleeper {number}\"}}");
     let arrival = Sanitiser::default().read_json(raw.as_bytes())?;
     let arrived = Event::Arrived {
@@ -131,7 +131,11 @@ fn lead(sequence: &Sequence, lead_ids: &LeadIdKey, now: Timestamp, number: usize
     let mut lead = transition(None, arrived, &context)?.lead;
     let enrolment = lead.enrolments.first().context("nothing began")?;
     let (id, send_key) = (enrolment.id(), send_key(&lead.lead_id, enrolment, "step-0"));
-    let begin = StepEvent::Begin { owner: "bench".to_owned(), answer_within: Duration::from_secs(22) };
+    let begin = StepEvent::Begin {
+        owner: "bench".to_owned(),
+        provider: "resend".to_owned(),
+        answer_within: Duration::from_secs(22),
+    };
     let outcome = Outcome::Accepted { message_id: format!("{number:032x}") };
     for event in [begin, StepEvent::Answered { send_key, attempt: 1, outcome }] {
         lead = transition(Some(&lead), Event::Step { enrolment: id.clone(), sequence, event }, &context)?.lead;

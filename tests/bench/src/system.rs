@@ -10,11 +10,10 @@ use async_nats::jetstream::consumer;
 use clap::Args;
 use dripline_actors::ports::{FrontDoor, Submission};
 use dripline_nats::{Connections, JetStreamFrontDoor, Login, topology};
-use dripline_test_support::{Dripline, until};
+use dripline_test_support::{Dripline, NatsCluster, until};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tempfile::TempDir;
 
-use crate::servers::Servers;
 use crate::stand_in::StandIn;
 
 /// How long emails may fail to come before a scenario gives up.
@@ -39,7 +38,7 @@ pub struct Common {
 
 /// Everything but the engine.
 pub struct System {
-    pub servers: Servers,
+    pub servers: NatsCluster,
     pub provider: StandIn,
     pub jetstream: jetstream::Context,
     door: Arc<JetStreamFrontDoor>,
@@ -60,7 +59,7 @@ impl System {
     /// Starts the servers and the stand-in, and applies the topology. `settings` are the scenario's own; `--set` wins
     /// over them.
     pub async fn start(common: &Common, sequences: &[Delays<'_>], settings: &[(&str, &str)]) -> Result<Self> {
-        let servers = Servers::start(common.servers.parse()?).await?;
+        let servers = NatsCluster::start(common.servers.parse()?).await?;
         let provider = StandIn::start().await?;
         let dir = tempfile::tempdir()?;
         for (name, delays) in sequences {
@@ -171,7 +170,7 @@ pub fn beside_us(name: &str) -> Result<PathBuf> {
 
 fn variables(
     common: &Common,
-    servers: &Servers,
+    servers: &NatsCluster,
     provider: &StandIn,
     settings: &[(&str, &str)],
 ) -> Result<Vec<(String, String)>> {

@@ -67,6 +67,11 @@ impl NatsCluster {
         self.servers[index].pid()
     }
 
+    /// The processes that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.servers.iter().filter_map(NatsServer::pid).collect()
+    }
+
     /// For dripline: all of them, separated by commas.
     pub fn url(&self) -> String {
         self.urls().join(",")

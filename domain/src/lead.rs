@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -32,7 +33,9 @@ pub struct Lead {
     /// In the order they began.
     pub enrolments: Vec<Enrolment>,
     /// The newest entries, oldest first; at most [`HISTORY_LIMIT`].
-    pub history: Vec<Entry>,
+    ///
+    /// Shared with the lead's earlier states: a decision copies the lead, and most of it is history.
+    pub history: Vec<Arc<Entry>>,
 }
 
 /// A lead's opaque id: `ld_` and 32 hexadecimal digits.
@@ -278,7 +281,7 @@ struct Document<'a> {
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     attributes: Cow<'a, Map<String, Value>>,
     enrollments: Cow<'a, [Enrolment]>,
-    history: Cow<'a, [Entry]>,
+    history: Cow<'a, [Arc<Entry>]>,
 }
 
 impl Serialize for Lead {

@@ -2,6 +2,7 @@
 //!
 //! Every state answers every event; there is no catch-all arm, so a new event does not compile until each state says
 //! what it does with it. What a state cannot do is a typed [`Refusal`], and changes nothing.
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -116,7 +117,7 @@ pub struct Transition {
     /// The lead's next state.
     pub lead: Lead,
     /// What the journal says of it. Empty when nothing changed: then there is nothing to write.
-    pub journal: Vec<Entry>,
+    pub journal: Vec<Arc<Entry>>,
     /// What must be done once `lead` is on disk.
     pub effects: Vec<Effect>,
 }
@@ -444,7 +445,7 @@ struct Change<'a> {
     context: &'a Context,
     next_before: Option<Timestamp>,
     generation_before: u64,
-    journal: Vec<Entry>,
+    journal: Vec<Arc<Entry>>,
     effects: Vec<Effect>,
 }
 
@@ -488,7 +489,7 @@ impl<'a> Change<'a> {
                     profile: None,
                 };
                 self.effects.push(Effect::Send(attempt.clone()));
-                self.journal.push(entry);
+                self.journal.push(Arc::new(entry));
                 // The timer that brought us here is still ours to answer for: no new one, no new generation.
                 self.lead.enrolments[place].state = State::Sending { attempt, failures };
             }
@@ -505,7 +506,7 @@ impl<'a> Change<'a> {
             }
             Step::DoubtStays { attempt, failures, reason, next } => {
                 let entry = here(What::Asked, Some(attempt.number));
-                self.journal.push(Entry { reason: Some(reason.clone()), until: Some(next), ..entry });
+                self.journal.push(Arc::new(Entry { reason: Some(reason.clone()), until: Some(next), ..entry }));
                 self.enter(place, State::InDoubt { attempt, failures, reason, next: Some(next) });
             }
             Step::SentLate { reason, attempt, message_id } => {
@@ -515,7 +516,8 @@ impl<'a> Change<'a> {
             }
             Step::UnsentLate { reason } => {
                 let entry = here(What::Retrying, None);
-                self.journal.push(Entry { reason: Some("ended meanwhile: no further try".to_owned()), ..entry });
+                let why = Some("ended meanwhile: no further try".to_owned());
+                self.journal.push(Arc::new(Entry { reason: why, ..entry }));
                 self.enter(place, State::Stopped { reason, attempt: None });
             }
             Step::Again { due, attempts, failures, what, reason } => {
@@ -567,7 +569,8 @@ impl<'a> Change<'a> {
     }
 
     fn log(&mut self, entry: Entry) {
-        self.journal.push(entry.clone());
+        let entry = Arc::new(entry);
+        self.journal.push(Arc::clone(&entry));
         self.lead.history.push(entry);
         let surplus = self.lead.history.len().saturating_sub(HISTORY_LIMIT);
         self.lead.history.drain(..surplus);

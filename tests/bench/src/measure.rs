@@ -156,6 +156,7 @@ mod tests {
             sequence: "".into(),
             step: "".into(),
             subject: "".into(),
+            via: "".into(),
             message_id: "".into(),
             at,
         };

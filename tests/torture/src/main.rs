@@ -151,6 +151,8 @@ fn settings(options: &Options) -> Result<Vec<(String, String)>> {
     // Left out where it is the default: an earlier version does not know the setting.
     if options.in_doubt != InDoubt::default() {
         settings.push(("DRIPLINE_ESP__IN_DOUBT".to_owned(), name_of(options.in_doubt)));
+        // Hours by default: too long to watch.
+        settings.push(("DRIPLINE_ESP__IN_DOUBT_WAIT".to_owned(), "3s".to_owned()));
     }
     for setting in &options.settings {
         let (name, value) = setting.split_once('=').context("--set takes VARIABLE=VALUE")?;

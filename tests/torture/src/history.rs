@@ -6,6 +6,7 @@ use dripline_domain::{Lead, send_key};
 use dripline_stand_in::Accepted;
 use serde::{Deserialize, Serialize};
 
+use crate::check::InDoubt;
 use crate::plan::Sequence;
 
 /// A run, as it was.
@@ -169,6 +170,14 @@ impl Document {
             ours.send_keys = steps.iter().map(|step| send_key(&lead.lead_id, theirs, &step.id)).collect();
         }
         Ok(document)
+    }
+
+    /// Whether all that it still waits for is word of an attempt in doubt, under a policy that waits for no more: that
+    /// may take longer than anyone watches.
+    pub(crate) fn is_held(&self, in_doubt: InDoubt) -> bool {
+        let mut open = self.enrollments.iter().filter(|enrolment| enrolment.status != "COMPLETED");
+        in_doubt == InDoubt::Hold
+            && open.all(|enrolment| matches!(enrolment.status.as_str(), "IN_DOUBT" | "PARKED" | "STOPPED"))
     }
 }
 

@@ -343,7 +343,9 @@ impl Run<'_> {
             open.push(format!("JOURNAL has {copied} of the {committed} batches"));
         }
         for document in reader.documents(sequences).await? {
-            if let Some(next) = document.next_action_timestamp {
+            if let Some(next) = document.next_action_timestamp
+                && !document.is_held(self.torture.rules.in_doubt)
+            {
                 open.push(format!("{} is {}, next at {next}", document.email, document.status));
             }
         }

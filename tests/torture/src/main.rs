@@ -61,13 +61,32 @@ const SHOWN: usize = 10;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match torture(&Options::parse()).await {
+    // Ended from outside, it still ends what it started, as the values that stand for the processes are dropped.
+    let options = Options::parse();
+    let tortured = tokio::select! {
+        tortured = torture(&options) => tortured,
+        () = stop_signal() => Err(anyhow::anyhow!("it was stopped")),
+    };
+    match tortured {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
             show(&format!("the torture itself failed: {error:#}"));
             ExitCode::from(2)
         }
+    }
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
 }
 
@@ -151,6 +170,8 @@ fn settings(options: &Options) -> Result<Vec<(String, String)>> {
     // Left out where it is the default: an earlier version does not know the setting.
     if options.in_doubt != InDoubt::default() {
         settings.push(("DRIPLINE_ESP__IN_DOUBT".to_owned(), name_of(options.in_doubt)));
+        // Hours by default: too long to watch.
+        settings.push(("DRIPLINE_ESP__IN_DOUBT_WAIT".to_owned(), "3s".to_owned()));
     }
     for setting in &options.settings {
         let (name, value) = setting.split_once('=').context("--set takes VARIABLE=VALUE")?;

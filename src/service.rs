@@ -92,8 +92,7 @@ impl Running {
         for change in changes {
             tracing::debug!(what = change.what, action = ?change.action, "topology");
         }
-        let front_door: Arc<dyn FrontDoor> =
-            Arc::new(JetStreamFrontDoor::open(connections.general.clone(), context.clone()));
+        let front_door: Arc<dyn FrontDoor> = Arc::new(JetStreamFrontDoor::open(&connections));
         let engine = match esps {
             Some(esps) => {
                 let ports = ports(loaded, &connections, esps).await?;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dripline_domain::Timestamp;
@@ -32,6 +32,8 @@ pub struct Rate {
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a cut rate creeps back.
 const CREEP_EVERY: Duration = Duration::from_secs(1);
+/// How often permits that were taken unasked are counted.
+const PACE_EVERY: Duration = Duration::from_millis(500);
 /// By so much each time, of the rate before the cut.
 const CREEP: f64 = 0.05;
 /// A rate is not cut below this, in emails a second.
@@ -56,6 +58,10 @@ struct Shown {
     paused_until: AtomicI64,
     /// How many messages a pump may hold; `u64::MAX` for no limit.
     hold: AtomicU64,
+    /// Neither a rate nor a pause holds.
+    unlimited: AtomicBool,
+    /// Permits that were taken while nothing held.
+    permits: AtomicU64,
 }
 
 impl RateLimiter {
@@ -65,6 +71,11 @@ impl RateLimiter {
 
     /// Waits for a permit to make one call.
     pub async fn permit(&self) -> Result<(), NotRunning> {
+        // Nothing to wait for, so nobody to ask.
+        if self.shown.unlimited.load(Ordering::Acquire) {
+            self.shown.permits.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
         let (reply, answer) = oneshot::channel();
         self.slot.cast("rate limiter", Message::Acquire(reply))?;
         answer.await.map_err(|_| NotRunning("rate limiter"))
@@ -124,6 +135,8 @@ pub(crate) enum Message {
     Grant,
     /// A cut rate creeps back.
     Creep,
+    /// Count the permits that were taken unasked.
+    Pace,
 }
 
 pub(crate) struct LimiterActor;
@@ -146,6 +159,8 @@ pub(crate) struct LimiterState {
     waiting: VecDeque<oneshot::Sender<()>>,
     paused_until: Option<Instant>,
     pace: Pace,
+    /// Of the permits taken unasked, those that are in `pace`.
+    counted: u64,
     /// Whether a `Grant` is on its way.
     armed: bool,
 }
@@ -212,9 +227,11 @@ impl Actor for LimiterActor {
             waiting: VecDeque::new(),
             paused_until: None,
             pace: Pace::new(Instant::now()),
+            counted: handle.shown.permits.load(Ordering::Relaxed),
             armed: false,
         };
         state.rebuild();
+        myself.send_interval(PACE_EVERY, || Message::Pace);
         handle.slot.occupy(myself);
         Ok(state)
     }
@@ -243,6 +260,7 @@ impl Actor for LimiterActor {
                 }
             }
             Message::Grant => state.armed = false,
+            Message::Pace => state.count_unasked(),
             Message::Creep => {
                 if state.creep() {
                     myself.send_after(CREEP_EVERY, || Message::Creep);
@@ -250,11 +268,24 @@ impl Actor for LimiterActor {
             }
         }
         state.grant(&myself);
+        let unlimited = state.per_second().is_none() && state.paused_until.is_none();
+        state.shown.unlimited.store(unlimited, Ordering::Release);
         Ok(())
     }
 }
 
 impl LimiterState {
+    fn count_unasked(&mut self) {
+        let taken = self.shown.permits.load(Ordering::Relaxed);
+        let new = u32::try_from(taken - self.counted).unwrap_or(u32::MAX);
+        self.counted = taken;
+        self.pace.count(Instant::now(), new);
+        // A pause that is over is forgotten here, where nobody waits for it.
+        if self.paused_until.is_some_and(|until| until <= Instant::now()) {
+            self.paused_until = None;
+        }
+    }
+
     fn pause(&mut self, until: Timestamp) {
         self.shown.paused_until.fetch_max(until.as_millis(), Ordering::Relaxed);
         let until = Instant::now() + until.since(self.clock.now());
@@ -277,6 +308,7 @@ impl LimiterState {
     /// Halves the rate, once for all that the provider says within a second. Whether the rate was whole until now.
     fn cut(&mut self) -> bool {
         let now = Instant::now();
+        self.count_unasked();
         let lately = self.pace.rate(now).max(SLOWEST);
         let (before, whole) = match self.cut {
             Some(cut) if now.saturating_duration_since(cut.at) < PAUSE => return false,

@@ -215,6 +215,8 @@ pub struct Delivery {
     pub payload: Bytes,
     /// Its `Content-Type` header.
     pub content_type: Option<String>,
+    /// Its `Nats-Msg-Id`: what its sender says makes two messages one.
+    pub message_id: Option<String>,
     /// Its sequence number in its stream.
     pub sequence: u64,
     /// When its stream took it.

@@ -59,6 +59,11 @@ impl Place {
     pub fn provider(&self) -> &'static str {
         self.provider.esp.name()
     }
+
+    /// The call was made, and what it taught is known.
+    fn came_back(&mut self) {
+        self.probe = false;
+    }
 }
 
 impl Drop for Place {
@@ -116,11 +121,23 @@ impl Providers {
 
     /// Makes one call, unless it is too late for it: past `call_by` another process may take the attempt for lost. An
     /// error means that the call may have been made and its answer is lost.
-    pub async fn send(&self, email: Email, call_by: Timestamp, place: Place) -> Result<Outcome, NotRunning> {
-        let (reply, answer) = oneshot::channel();
-        let slot = place.provider.slot.clone();
-        slot.cast("provider", Message::Send(Box::new(Call { email, not_after: call_by, place, reply })))?;
-        answer.await.map_err(|_| NotRunning("provider"))
+    pub async fn send(&self, email: Email, call_by: Timestamp, mut place: Place) -> Result<Outcome, NotRunning> {
+        let provider = &place.provider;
+        if provider.esp.batch_limit() > 1 {
+            let (reply, answer) = oneshot::channel();
+            let slot = provider.slot.clone();
+            slot.cast("provider", Message::Send(Box::new(Call { email, not_after: call_by, place, reply })))?;
+            return answer.await.map_err(|_| NotRunning("provider"));
+        }
+        // Nothing to gather: the lead makes the call itself.
+        if let Some(outcome) = provider.too_late(call_by) {
+            return Ok(outcome);
+        }
+        let outcome = provider.esp.send(&email).await;
+        provider.learn(std::slice::from_ref(&outcome));
+        provider.tell(&email, &outcome);
+        place.came_back();
+        Ok(outcome)
     }
 
     /// What the provider of this name can do about a lost answer; none where there is no such provider any more.
@@ -183,6 +200,25 @@ impl Provider {
         Ok(Place { provider: self.clone(), _permit: permit, probe })
     }
 
+    /// A process that was paused for long, or waited for long, must not call any more: another may have taken its
+    /// attempt for lost, and found that it was not sent.
+    fn too_late(&self, not_after: Timestamp) -> Option<Outcome> {
+        (self.clock.now() > not_after)
+            .then(|| Outcome::Transient { reason: "not called: this process was held up for too long".to_owned() })
+    }
+
+    fn tell(&self, email: &Email, outcome: &Outcome) {
+        tracing::debug!(
+            lead_id = email.lead_id,
+            sequence = email.sequence,
+            step = email.step,
+            send_key = email.send_key,
+            provider = self.esp.name(),
+            outcome = outcome.name(),
+            "provider answered"
+        );
+    }
+
     fn learn(&self, outcomes: &[Outcome]) {
         let now = self.clock.now();
         let name = self.esp.name();
@@ -205,7 +241,7 @@ impl Provider {
     }
 }
 
-/// What a provider is told.
+/// What a provider that has batches is told.
 pub(crate) enum Message {
     /// A lead's intent is on disk: call.
     Send(Box<Call>),
@@ -251,9 +287,6 @@ impl Actor for ProviderActor {
     ) -> Result<(), ActorProcessingErr> {
         let most = state.provider.esp.batch_limit();
         match message {
-            Message::Send(call) if most <= 1 => {
-                tokio::spawn(one(state.provider.clone(), *call));
-            }
             Message::Send(call) => {
                 if state.gathering.is_empty() {
                     let batch = state.batch;
@@ -278,23 +311,12 @@ impl ProviderState {
     }
 }
 
-async fn one(provider: Provider, mut call: Call) {
-    let outcome = if let Some(outcome) = too_late(&provider, &call) {
-        outcome
-    } else {
-        let outcome = provider.esp.send(&call.email).await;
-        provider.learn(std::slice::from_ref(&outcome));
-        call.place.probe = false;
-        outcome
-    };
-    answer(&provider, call, outcome);
-}
-
 async fn many(provider: Provider, calls: Vec<Call>) {
     let mut in_time = Vec::with_capacity(calls.len());
     for call in calls {
-        match too_late(&provider, &call) {
-            Some(outcome) => answer(&provider, call, outcome),
+        match provider.too_late(call.not_after) {
+            // A lead that was stopped meanwhile finds its open attempt, and says that it is in doubt.
+            Some(outcome) => drop(call.reply.send(outcome)),
             None => in_time.push(call),
         }
     }
@@ -302,33 +324,13 @@ async fn many(provider: Provider, calls: Vec<Call>) {
         return;
     }
     let (emails, waiting): (Vec<_>, Vec<_>) =
-        in_time.into_iter().map(|Call { email, not_after, place, reply }| (email, (not_after, place, reply))).unzip();
+        in_time.into_iter().map(|Call { email, place, reply, .. }| (email, (place, reply))).unzip();
     let outcomes = provider.esp.send_batch(&emails).await;
     provider.learn(&outcomes);
-    for ((email, (not_after, mut place, reply)), outcome) in emails.into_iter().zip(waiting).zip(outcomes) {
-        place.probe = false;
-        answer(&provider, Call { email, not_after, place, reply }, outcome);
+    for ((email, (mut place, reply)), outcome) in emails.iter().zip(waiting).zip(outcomes) {
+        provider.tell(email, &outcome);
+        place.came_back();
+        // As above.
+        let _ = reply.send(outcome);
     }
-}
-
-/// A process that was paused for long, or waited for long, must not call any more: another may have taken its attempt
-/// for lost, and found that it was not sent.
-fn too_late(provider: &Provider, call: &Call) -> Option<Outcome> {
-    (provider.clock.now() > call.not_after)
-        .then(|| Outcome::Transient { reason: "not called: this process was held up for too long".to_owned() })
-}
-
-fn answer(provider: &Provider, call: Call, outcome: Outcome) {
-    let Call { email, reply, .. } = call;
-    tracing::debug!(
-        lead_id = email.lead_id,
-        sequence = email.sequence,
-        step = email.step,
-        send_key = email.send_key,
-        provider = provider.esp.name(),
-        outcome = outcome.name(),
-        "provider answered"
-    );
-    // A lead that was stopped meanwhile finds its open attempt, and says that it is in doubt.
-    let _ = reply.send(outcome);
 }

@@ -92,18 +92,39 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Names one arrival for good: its place in the queue and the time the queue took it. A redelivery has the same.
+/// Names one arrival for good: its place in the queue, the time the queue took it, and what its sender called it. A
+/// redelivery has the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ArrivalId(String);
 
 impl ArrivalId {
     /// From a message's stream sequence and the time its stream took it. The time tells a stream from one that was
-    /// made anew and counts from 1 again.
-    pub fn new(sequence: u64, published: Timestamp) -> Self {
-        Self(format!("{sequence}@{}", published.as_millis()))
+    /// made anew and counts from 1 again. `sent_as` is what its sender says makes two messages one.
+    pub fn new(sequence: u64, published: Timestamp, sent_as: Option<&str>) -> Self {
+        let place = format!("{sequence}@{}", published.as_millis());
+        Self(sent_as.map_or_else(|| place.clone(), |name| format!("{place}#{name}")))
+    }
+
+    /// Whether both are one arrival: the same message, or two that their sender gave one name shortly after each other.
+    /// The queue knows names for as long, too, but forgets them when its server is killed.
+    pub fn is(&self, other: &Self) -> bool {
+        self == other
+            || self
+                .sent_as()
+                .zip(other.sent_as())
+                .is_some_and(|(one, other)| one.0 == other.0 && one.1.abs_diff(other.1) <= SENT_AS_MILLIS)
+    }
+
+    /// What its sender called it, and when the queue took it, in Unix milliseconds.
+    fn sent_as(&self) -> Option<(&str, i64)> {
+        let (place, name) = self.0.split_once('#')?;
+        Some((name, place.split_once('@')?.1.parse().ok()?))
     }
 }
+
+/// Two messages of one name are one arrival within this: the queue's own window (`duplicate_window`, 2 minutes).
+const SENT_AS_MILLIS: u64 = 120_000;
 
 /// Where a lead is, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -391,7 +391,7 @@ fn arrive(
     }
     let earlier: Vec<_> =
         change.lead.enrolments.iter().filter(|enrolment| enrolment.sequence.name == sequence.name).collect();
-    if earlier.iter().any(|enrolment| enrolment.arrival == id) {
+    if earlier.iter().any(|enrolment| enrolment.arrival.is(&id)) {
         // Delivered again: all that it had to do is on disk.
         return change.done();
     }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::BuildError;
 use crate::answer::Answer;
 use crate::reason::tidy;
-use crate::timely::Timely;
+use crate::timely::{Timely, is_too_late};
 
 /// Idle connections are closed after this. Shorter than any provider's own limit (60 s and up), since a connection
 /// that dies under a request leaves an [`Outcome::Unknown`] behind.
@@ -117,15 +117,15 @@ impl Http {
     /// Sends, and reads the whole answer.
     ///
     /// # Errors
-    /// What it means that there is none: [`Outcome::Transient`] if no connection was made, and so nothing sent;
+    /// What it means that there is none: [`Outcome::Transient`] if no connection was made, or it came too late to send;
     /// [`Outcome::Unknown`] otherwise.
     pub async fn call(&self, request: RequestBuilder, recipient: &Address) -> Result<Answer, Outcome> {
         match self.send(request).await {
             Ok(response) => Ok(Answer::read(self.vendor, response).await),
             Err(error) => {
-                let (unconnected, unbuilt) = (error.is_connect(), error.is_builder());
+                let (unsent, unbuilt) = (error.is_connect() || is_too_late(&error), error.is_builder());
                 let reason = self.told(error, recipient);
-                Err(if unconnected {
+                Err(if unsent {
                     Outcome::Transient { reason }
                 } else if unbuilt {
                     Outcome::Refused { reason }
@@ -139,7 +139,8 @@ impl Http {
     /// Sends a request whose body never leaves after the call's time.
     async fn send(&self, request: RequestBuilder) -> Result<Response, reqwest::Error> {
         let mut request = request.build()?;
-        let not_after = Instant::now() + request.timeout().copied().unwrap_or(self.timeout);
+        // Half of it, as for the connection: whoever waited so long has little chance of an answer in time.
+        let not_after = Instant::now() + request.timeout().copied().unwrap_or(self.timeout) / 2;
         if let Some(bytes) = request.body().and_then(Body::as_bytes).map(Bytes::copy_from_slice) {
             *request.body_mut() = Some(Body::wrap(Timely::new(bytes, not_after)));
         }

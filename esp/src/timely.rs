@@ -21,6 +21,18 @@ pub(crate) struct Timely {
 #[error("the process was held up for too long: not sent")]
 pub(crate) struct TooLate;
 
+/// Whether a request ended because it would have been sent too late: nothing of its body was.
+pub(crate) fn is_too_late(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.is::<TooLate>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 impl Timely {
     pub fn new(bytes: Bytes, not_after: Instant) -> Self {
         Self { bytes: Some(bytes), not_after }

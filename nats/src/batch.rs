@@ -2,14 +2,19 @@
 use std::time::Duration;
 
 use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE};
-use async_nats::{Client, HeaderMap, Request};
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::{Client, HeaderMap, Request, jetstream};
 use bytes::Bytes;
 use serde::Deserialize;
+use tokio::sync::watch;
 
 /// Messages in a batch (ADR-50).
 pub(crate) const MOST: usize = 1_000;
 /// An answer that takes longer is lost: the server forgets an idle batch after 10 s.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// `JSStreamWrongLastSequence`, with and without its constant text.
+const CONFLICTS: [u64; 2] = [10_071, 10_164];
 
 pub(crate) struct BatchMessage {
     pub(crate) subject: String,
@@ -29,15 +34,23 @@ pub(crate) enum BatchError {
 }
 
 impl BatchError {
-    /// A revision is not the expected one: `JSStreamWrongLastSequence`, with and without its constant text.
+    /// A revision is not the expected one.
     pub(crate) fn is_conflict(&self) -> bool {
-        matches!(self, Self::Refused { code: 10071 | 10164, .. })
+        matches!(self, Self::Refused { code, .. } if CONFLICTS.contains(code))
     }
 
     /// The stream is at a limit, or the disk is: `JSStreamStoreFailed` and its kin.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, Self::Refused { code: 10023 | 10047 | 10077, .. })
     }
+}
+
+/// The same of a single publish. A cluster says so by a code that the client does not know by name.
+pub(crate) fn is_wrong_last_sequence(error: &PublishError) -> bool {
+    let code = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<jetstream::Error>())
+        .map(|source| source.error_code().0);
+    error.kind() == PublishErrorKind::WrongLastSequence || code.is_some_and(|code| CONFLICTS.contains(&code))
 }
 
 #[derive(Deserialize)]
@@ -55,8 +68,21 @@ struct Refusal {
     description: String,
 }
 
-/// Stores all messages or none; gives the stream sequence of the last. The others have the ones just before it.
-pub(crate) async fn publish_batch(client: &Client, messages: Vec<BatchMessage>) -> Result<u64, BatchError> {
+/// Stores all messages or none; gives the stream sequence of the last. The others have the ones just before it. `lost`
+/// changes when the connection is lost: the answer went with it, so it is not waited for.
+pub(crate) async fn publish_batch(
+    client: &Client,
+    mut lost: watch::Receiver<u64>,
+    messages: Vec<BatchMessage>,
+) -> Result<u64, BatchError> {
+    lost.mark_unchanged();
+    tokio::select! {
+        stored = publish(client, messages) => stored,
+        Ok(()) = lost.changed() => Err(BatchError::Unanswered("the connection was lost".into())),
+    }
+}
+
+async fn publish(client: &Client, messages: Vec<BatchMessage>) -> Result<u64, BatchError> {
     let unanswered = |error: Box<dyn std::error::Error + Send + Sync>| BatchError::Unanswered(error);
     let id = format!("{:032x}", rand::random::<u128>());
     let last = messages.len();

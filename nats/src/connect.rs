@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
 
@@ -45,6 +45,8 @@ pub struct Connections {
     /// before must be read again.
     pub connected: watch::Receiver<u64>,
     pub(crate) count: watch::Sender<u64>,
+    /// Counts how often the general connection was lost.
+    pub(crate) lost: watch::Receiver<u64>,
 }
 
 /// The committer's connection, on a thread of its own. Every email waits for a batch twice, so neither the batch nor the
@@ -53,6 +55,7 @@ pub struct Connections {
 #[derive(Clone)]
 pub struct CommitConnection {
     client: Client,
+    lost: watch::Receiver<u64>,
     runtime: Handle,
     /// The thread ends when the last clone is dropped.
     _alive: Arc<oneshot::Sender<()>>,
@@ -72,14 +75,14 @@ impl CommitConnection {
                 let _ = runtime.block_on(ended);
             })
             .map_err(ConnectError::Thread)?;
-        let client = connecting.await.map_err(|error| ConnectError::Thread(io::Error::other(error)))??;
-        Ok(Self { client, runtime: handle, _alive: Arc::new(alive) })
+        let (client, lost) = connecting.await.map_err(|error| ConnectError::Thread(io::Error::other(error)))??;
+        Ok(Self { client, lost, runtime: handle, _alive: Arc::new(alive) })
     }
 
     /// Stores all messages or none, on this connection's own thread.
     pub(crate) async fn publish(&self, messages: Vec<BatchMessage>) -> Result<u64, BatchError> {
-        let client = self.client.clone();
-        let publishing = self.runtime.spawn(async move { publish_batch(&client, messages).await });
+        let (client, lost) = (self.client.clone(), self.lost.clone());
+        let publishing = self.runtime.spawn(async move { publish_batch(&client, lost, messages).await });
         publishing.await.unwrap_or_else(|error| Err(BatchError::Unanswered(error.into())))
     }
 }
@@ -94,6 +97,14 @@ pub enum ConnectError {
         url: String,
         /// Why.
         source: async_nats::ConnectError,
+    },
+    /// Not the URL of a server, or not a list of them.
+    #[error("nats.url: {url} is not a list of servers: {source}; write nats://host:4222, several separated by commas")]
+    Url {
+        /// As configured, without user and password.
+        url: String,
+        /// Why.
+        source: io::Error,
     },
     /// The thread of the committer's connection could not be started.
     #[error("cannot start the committer's thread")]
@@ -114,13 +125,20 @@ pub enum ConnectError {
 /// The first connection cannot be made: whoever starts the process should know.
 pub async fn connect(url: &str, login: &Login, name: &str) -> Result<Connections, ConnectError> {
     let (count, connected) = watch::channel(0);
-    let general = one(url, login, name, Some(count.clone())).await?;
+    let (general, lost) = one(url, login, name, Some(count.clone())).await?;
     let commits = CommitConnection::open(url, login, &format!("{name}: commits")).await?;
-    let timers = one(url, login, &format!("{name}: timers"), None).await?;
-    Ok(Connections { general, commits, timers, connected, count })
+    let (timers, _) = one(url, login, &format!("{name}: timers"), None).await?;
+    Ok(Connections { general, commits, timers, connected, count, lost })
 }
 
-async fn one(url: &str, login: &Login, name: &str, count: Option<watch::Sender<u64>>) -> Result<Client, ConnectError> {
+/// The connection, and a counter of how often it was lost.
+async fn one(
+    url: &str,
+    login: &Login,
+    name: &str,
+    count: Option<watch::Sender<u64>>,
+) -> Result<(Client, watch::Receiver<u64>), ConnectError> {
+    let (losses, lost) = watch::channel(0);
     let options = match login {
         Login::None => ConnectOptions::new(),
         Login::Password(user, password) => ConnectOptions::with_user_and_password(user.clone(), password.clone()),
@@ -130,6 +148,11 @@ async fn one(url: &str, login: &Login, name: &str, count: Option<watch::Sender<u
             .map_err(|source| ConnectError::Credentials { file: file.clone(), source })?,
     };
     let connection = name.to_owned();
+    let servers: Vec<ServerAddr> = url
+        .split(',')
+        .map(|server| server.trim().parse())
+        .collect::<Result<_, _>>()
+        .map_err(|source| ConnectError::Url { url: without_login(url), source })?;
     options
         .name(name)
         .client_capacity(CLIENT_CAPACITY)
@@ -145,15 +168,19 @@ async fn one(url: &str, login: &Login, name: &str, count: Option<watch::Sender<u
                         count.send_modify(|count| *count += 1);
                     }
                 }
-                Event::Disconnected => tracing::warn!(connection, "the connection to NATS is lost; connecting again"),
+                Event::Disconnected => {
+                    losses.send_modify(|count| *count += 1);
+                    tracing::warn!(connection, "the connection to NATS is lost; connecting again");
+                }
                 Event::Closed | Event::Draining => tracing::debug!(connection, %event, "NATS"),
                 event => tracing::warn!(connection, %event, "NATS"),
             }
             std::future::ready(())
         })
-        .connect(url)
+        .connect(servers)
         .await
         .map_err(|source| ConnectError::Connect { url: without_login(url), source })
+        .map(|client| (client, lost))
 }
 
 impl Connections {

@@ -7,9 +7,10 @@ use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, HeaderMap};
 use async_trait::async_trait;
 use dripline_actors::ports::{FrontDoor, FrontDoorError, Submission};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::batch::{self, BatchError, BatchMessage, publish_batch};
+use crate::connect::Connections;
 use crate::topology::LEADS_SUBJECT;
 
 /// Submissions that may wait for their batch; beyond it, submitters wait to submit.
@@ -25,9 +26,15 @@ pub struct JetStreamFrontDoor {
 
 impl JetStreamFrontDoor {
     /// Starts the task that fills and publishes batches; it ends when the last clone of this is dropped.
-    pub fn open(client: Client, context: jetstream::Context) -> Self {
+    pub fn open(connections: &Connections) -> Self {
         let (waiting, submissions) = mpsc::channel(WAITING);
-        tokio::spawn(publish_all(submissions, client.clone(), Arc::new(context)));
+        let client = connections.general.clone();
+        let queue = Queue {
+            client: client.clone(),
+            lost: connections.lost.clone(),
+            context: Arc::new(Connections::jetstream(&client)),
+        };
+        tokio::spawn(queue.publish_all(submissions));
         Self { waiting, client }
     }
 }
@@ -51,27 +58,27 @@ impl FrontDoor for JetStreamFrontDoor {
     }
 }
 
-/// While one batch is in flight, the next one fills.
-async fn publish_all(
-    mut submissions: mpsc::Receiver<(Submission, oneshot::Sender<Answer>)>,
+/// The stream, as the task that publishes sees it.
+struct Queue {
     client: Client,
+    lost: watch::Receiver<u64>,
     context: Arc<jetstream::Context>,
-) {
-    let mut arrived = Vec::with_capacity(batch::MOST);
-    while submissions.recv_many(&mut arrived, batch::MOST).await > 0 {
-        let (leads, replies): (Vec<_>, Vec<_>) = arrived.drain(..).unzip();
-        publish(&client, &context, leads, replies).await;
+}
+
+impl Queue {
+    /// While one batch is in flight, the next one fills.
+    async fn publish_all(self, mut submissions: mpsc::Receiver<(Submission, oneshot::Sender<Answer>)>) {
+        let mut arrived = Vec::with_capacity(batch::MOST);
+        while submissions.recv_many(&mut arrived, batch::MOST).await > 0 {
+            let (leads, replies): (Vec<_>, Vec<_>) = arrived.drain(..).unzip();
+            publish(&self, leads, replies).await;
+        }
     }
 }
 
-async fn publish(
-    client: &Client,
-    context: &Arc<jetstream::Context>,
-    leads: Vec<Submission>,
-    replies: Vec<oneshot::Sender<Answer>>,
-) {
+async fn publish(queue: &Queue, leads: Vec<Submission>, replies: Vec<oneshot::Sender<Answer>>) {
     // One known message id refuses a whole batch, so leads that have one go by themselves when that happens.
-    match publish_batch(client, leads.iter().map(message).collect()).await {
+    match publish_batch(&queue.client, queue.lost.clone(), leads.iter().map(message).collect()).await {
         Ok(_) => {
             for reply in replies {
                 answer(reply, Ok(()));
@@ -84,7 +91,7 @@ async fn publish(
         }
         Err(BatchError::Refused { .. }) => {
             for (lead, reply) in leads.into_iter().zip(replies) {
-                let context = Arc::clone(context);
+                let context = Arc::clone(&queue.context);
                 tokio::spawn(async move { answer(reply, publish_one(&context, &lead).await) });
             }
         }

@@ -99,12 +99,11 @@ impl JetStreamInbox {
         let Some(to) = message.reply else {
             return Err(StoreError::Unavailable("a message without a reply subject".into()));
         };
+        let header = |name: &str| message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str);
         Ok(Delivery {
-            content_type: message
-                .headers
-                .as_ref()
-                .and_then(|headers| headers.get("Content-Type"))
-                .map(|value| value.as_str().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()),
+            content_type: header("Content-Type")
+                .map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()),
+            message_id: header("Nats-Msg-Id").map(str::to_owned),
             subject: message.subject.to_string(),
             payload: message.payload,
             sequence,

@@ -4,12 +4,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream;
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_trait::async_trait;
 use dripline_actors::ports::{Sequences, StoreError};
 use dripline_domain::Sequence;
 
+use crate::batch::is_wrong_last_sequence;
 use crate::store::KV_OPERATION;
 use crate::topology::SEQUENCES_BUCKET_SUBJECT;
 
@@ -84,8 +84,7 @@ impl SequenceBook {
                 tracing::info!(sequence = name, version, "sequence published");
                 Ok(())
             }
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => match self.read(name, *version).await?
-            {
+            Err(error) if is_wrong_last_sequence(&error) => match self.read(name, *version).await? {
                 Some(published) if published == *sequence => Ok(()),
                 _ => Err(PublishError::Changed { name: name.clone(), version: *version }),
             },

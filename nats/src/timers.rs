@@ -1,13 +1,13 @@
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
 use async_nats::jetstream;
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use dripline_actors::TimerPayload;
 use dripline_actors::ports::{TimerError, Timers};
 use dripline_domain::{LeadKey, Timestamp};
 
+use crate::batch::is_wrong_last_sequence;
 use crate::topology::{TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 
 /// The stream `TIMERS`: scheduled messages (ADR-51). A lead has one pending schedule, `timers.at.<key>`, which fires
@@ -52,11 +52,7 @@ impl JetStreamTimers {
             },
             Err(error) => error,
         };
-        Err(if error.kind() == PublishErrorKind::WrongLastSequence {
-            PublishFailure::Present
-        } else {
-            PublishFailure::Other(error.into())
-        })
+        Err(if is_wrong_last_sequence(&error) { PublishFailure::Present } else { PublishFailure::Other(error.into()) })
     }
 }
 

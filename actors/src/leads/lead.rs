@@ -130,7 +130,8 @@ impl Actor for LeadActor {
         let done = match work {
             Work::Arrive(arriving) => state.arrive(*arriving, &delivery).await,
             Work::Wake(generation) => state.wake(generation).await,
-            Work::Park(reason) => state.park(reason, &delivery).await,
+            // Rare, and large: boxed, so that each message's future does not have room for it.
+            Work::Park(reason) => Box::pin(state.park(reason, &delivery)).await,
         };
         state.settle(done, delivery).await;
         state.services.finished(&state.key);
@@ -169,7 +170,7 @@ impl LeadState {
     /// A source handed this lead in.
     async fn arrive(&mut self, arriving: Arriving, delivery: &Delivery) -> Result<Settle, Interruption> {
         let Arriving { arrival, lead_id, sequence } = arriving;
-        let id = ArrivalId::new(delivery.sequence, delivery.published);
+        let id = ArrivalId::new(delivery.sequence, delivery.published, delivery.message_id.as_deref());
         let suppressed = self.services.suppressions.reason(&arrival.address).await?;
         let arrived = || Event::Arrived {
             arrival: arrival.clone(),
@@ -217,7 +218,7 @@ impl LeadState {
                 DueAction::AnswerLost => {
                     self.decide_step(&enrolment, &StepEvent::AnswerLost).await?;
                 }
-                DueAction::Doubt => self.resolve(&enrolment).await?,
+                DueAction::Doubt => Box::pin(self.resolve(&enrolment)).await?,
                 DueAction::Wait(until) => return Err(Interruption::Later(until)),
             }
         }
@@ -249,8 +250,12 @@ impl LeadState {
             answer_within: services.answer_within,
         };
         let Decided::Send(attempt) = self.decide_step(id, &begin).await? else { return Ok(()) };
-        // 6: the call.
+        // 6: the call. The intent's commit may have taken long: whoever said no meanwhile is not called.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
+        if let Some(why_not) = self.says_no(&email).await {
+            let outcome = Outcome::Transient { reason: format!("not called: {why_not}") };
+            return self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await;
+        }
         let call_by = attempt.started_at.plus(services.call_within);
         crash_point("calling");
         let outcome = services.providers.send(email, call_by, place).await?;
@@ -270,6 +275,21 @@ impl LeadState {
         crash_point("suppression-found");
         self.decide_once(|| Event::Suppressed(reason.clone())).await?;
         Ok(None)
+    }
+
+    /// Why a call whose intent is on disk must not be made, if so; a suppression is written down.
+    async fn says_no(&mut self, email: &Email) -> Option<String> {
+        let services = Arc::clone(&self.services);
+        let reason = match services.suppressions.reason(&email.to).await {
+            Ok(reason) => reason?,
+            Err(error) => return Some(Chain(&error).to_string()),
+        };
+        if let Err(error) = self.decide_once(|| Event::Suppressed(reason.clone())).await {
+            // The next step finds it again.
+            tracing::warn!(lead_id = self.lead_id(), error = %Chain(&error), "a suppression could not be written down");
+            self.document = Document::Unread;
+        }
+        Some(reason)
     }
 
     /// An attempt whose answer was lost: finds out what became of it, as far as the provider can tell.

@@ -73,7 +73,7 @@ impl World {
                 profile: Profile { first_name: Some(format!("Jane {arrival}")), ..Profile::default() },
                 sequence: None,
             },
-            id: ArrivalId::new(arrival, START),
+            id: ArrivalId::new(arrival, START, None),
             sequence: &sequence,
             suppressed: suppressed.map(str::to_owned),
         };

@@ -122,7 +122,7 @@ fn lead(sequence: &Sequence, lead_ids: &LeadIdKey, now: Timestamp, number: usize
     let raw = format!("{{\"email\":\"asleep-{number}@example.com\",\"firstName\":\"Sleeper {number}\"}}");
     let arrival = Sanitiser::default().read_json(raw.as_bytes())?;
     let arrived = Event::Arrived {
-        id: ArrivalId::new(number as u64 + 1, now),
+        id: ArrivalId::new(number as u64 + 1, now, None),
         lead_id: lead_ids.lead_id(&arrival.address),
         arrival,
         sequence,

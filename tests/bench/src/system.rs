@@ -70,9 +70,9 @@ impl System {
         let applied =
             dripline_test_support::command(&beside_us("dripline")?, dir.path(), &applying, &variables).output().await?;
         ensure!(applied.status.success(), "topology apply: {}", String::from_utf8_lossy(&applied.stderr));
-        let Connections { general, .. } = dripline_nats::connect(&servers.url(), &Login::None, "bench").await?;
-        let jetstream = Connections::jetstream(&general);
-        let door = Arc::new(JetStreamFrontDoor::open(general, jetstream.clone()));
+        let connections = dripline_nats::connect(&servers.url(), &Login::None, "bench").await?;
+        let jetstream = Connections::jetstream(&connections.general);
+        let door = Arc::new(JetStreamFrontDoor::open(&connections));
         Ok(Self { servers, provider, jetstream, door, dir, variables })
     }
 

@@ -82,7 +82,8 @@ pub enum StoreError {
 /// Timers that outlive the process.
 #[async_trait]
 pub trait Timers: Send + Sync + 'static {
-    /// Sets the one timer of this lead, in place of any earlier one. A time in the past fires at once.
+    /// Sets the one timer of this lead, in place of any earlier one. A time in the past fires at once. It may fire early by
+    /// half a second at most: the lead waits out the rest.
     async fn set(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError>;
     /// The same, but only for a lead that has neither a timer nor a fired one in the queue.
     async fn set_if_absent(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError>;

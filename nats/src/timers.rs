@@ -10,6 +10,10 @@ use dripline_domain::{LeadKey, Timestamp};
 use crate::batch::is_wrong_last_sequence;
 use crate::topology::{TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 
+/// The server looks for what is due every 250 ms and no sooner (nats-server 2.15, `MsgScheduling.resetTimer`), so a
+/// schedule may fire so much late. It is set so much early, and the lead waits out the rest.
+const EARLY_MILLIS: i64 = 250;
+
 /// The stream `TIMERS`: scheduled messages (ADR-51). A lead has one pending schedule, `timers.at.<key>`, which fires
 /// into `timers.due.<key>`. Only `@at` is used: after a downtime an overdue one fires at once.
 pub struct JetStreamTimers {
@@ -36,11 +40,12 @@ impl JetStreamTimers {
         if if_absent {
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
-        let subject = if at.as_millis() <= now_millis() {
-            // Due already: no need of a schedule.
+        let fires_at = Timestamp::from_millis(at.as_millis().saturating_sub(EARLY_MILLIS));
+        let subject = if fires_at.as_millis() <= now_millis() {
+            // Due already, or in a moment: no need of a schedule.
             due
         } else {
-            headers.insert(NATS_SCHEDULE, format!("@at {at}"));
+            headers.insert(NATS_SCHEDULE, format!("@at {fires_at}"));
             headers.insert(NATS_SCHEDULE_TARGET, due);
             format!("{TIMERS_AT_SUBJECT}{key}")
         };

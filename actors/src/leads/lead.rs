@@ -24,6 +24,9 @@ use crate::slot::NotRunning;
 /// When something the process needs is away, its message comes again so much later.
 const AWAY: Duration = Duration::from_secs(2);
 
+/// A timer that fires early by no more than this is waited out; another is delivered again. Shorter than any `ack_wait`.
+const WAIT_OUT: Duration = Duration::from_millis(500);
+
 /// So often the record of an answer is tried, a second apart, before it is given up as in doubt.
 const RECORD_TRIES: u32 = 60;
 
@@ -206,8 +209,13 @@ impl LeadState {
                 if generation == lead.generation
                     && let Some(at) = lead.next_action()
                 {
-                    // Ours, but early: the server's clock is ahead of ours.
-                    return Err(Interruption::Later(at));
+                    // Ours, but early: timers may be, by a little, and the server's clock may be ahead of ours.
+                    let early = at.since(services.clock.now());
+                    if early > WAIT_OUT {
+                        return Err(Interruption::Later(at));
+                    }
+                    tokio::time::sleep(early).await;
+                    continue;
                 }
                 // 2: an older timer, or one of a process that died before it set the next: set the lead's own again.
                 self.set_timer_again().await?;

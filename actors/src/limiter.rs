@@ -313,7 +313,7 @@ impl LimiterState {
         let (before, whole) = match self.cut {
             Some(cut) if now.saturating_duration_since(cut.at) < PAUSE => return false,
             Some(cut) => (cut.before, false),
-            None => (self.ceiling().unwrap_or(lately).min(lately.max(SLOWEST)), true),
+            None => (self.ceiling().unwrap_or(lately).min(lately), true),
         };
         let halved = (self.cut.map_or(before, |cut| cut.now) / 2.0).max(SLOWEST);
         self.cut = Some(Cut { before, now: halved, at: now });
@@ -342,8 +342,8 @@ impl LimiterState {
         let per_second = self.per_second();
         self.governor = per_second.filter(|rate| *rate > 0.0).and_then(|per_second| {
             let quota = Quota::with_period(Duration::from_secs_f64(1.0 / per_second))?;
-            let whole = self.rate.map_or(per_second, |rate| rate.per_second);
-            let burst = self.rate.map_or(per_second / 10.0, |rate| f64::from(rate.burst.get()) * per_second / whole);
+            let burst =
+                self.rate.map_or(per_second / 10.0, |rate| f64::from(rate.burst.get()) * per_second / rate.per_second);
             let burst = NonZeroU32::new(ceil(burst)).unwrap_or(NonZeroU32::MIN);
             let governor = Governor::direct(quota.allow_burst(burst));
             let _ = governor.check_n(burst);

@@ -306,10 +306,12 @@ impl LeadState {
         let Some(enrolment) = lead.enrolment(id) else { return Ok(()) };
         let State::InDoubt { attempt, .. } = &enrolment.state else { return Ok(()) };
         let attempt = attempt.clone();
-        let unresolved = |reason: &str, ask_again| StepEvent::Unresolved { reason: reason.to_owned(), ask_again };
         let found_out = match self.email_of(id, &attempt).await? {
             Ok(email) => self.ask(&attempt, email).await?,
-            Err(reason) => Some(unresolved(&format!("it cannot be rendered again: {reason}"), false)),
+            Err(reason) => {
+                let reason = format!("it cannot be rendered again: {reason}");
+                Some(StepEvent::Unresolved { reason, ask_again: false })
+            }
         };
         match found_out {
             Some(event) => self.record(id, &event).await,

@@ -10,6 +10,7 @@ use dripline_nats::topology::Action;
 
 use crate::config::{Config, ConfigError, Loaded, check_sequences};
 use crate::service::{self, Parts};
+use crate::suppression::{self, SuppressionCommand};
 use crate::{dev, telemetry};
 
 /// A durable drip-email engine: one supervised actor a lead, on NATS `JetStream`.
@@ -42,6 +43,9 @@ enum Command {
     /// The sequences.
     #[command(subcommand)]
     Sequence(SequenceCommand),
+    /// The addresses that must not be mailed.
+    #[command(subcommand)]
+    Suppression(SuppressionCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,10 +67,10 @@ enum SequenceCommand {
 }
 
 #[derive(Debug, Args)]
-struct Output {
+pub(crate) struct Output {
     /// For programs.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// Wrong before anything was begun: the caller must change something.
@@ -106,6 +110,10 @@ impl Command {
                 Ok(ExitCode::SUCCESS)
             }
             Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&loaded, &output),
+            Self::Suppression(command) => {
+                telemetry::init(&loaded.config.log)?;
+                runtime()?.block_on(suppression::run(command, &loaded.config))
+            }
         }
     }
 }
@@ -172,12 +180,12 @@ fn refuse(error: &ConfigError) -> ExitCode {
     ExitCode::from(WRONG)
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("standard output is closed")
 }
 
 // The one place that writes to a person on stderr.
 #[allow(clippy::print_stderr)]
-fn print_error(text: &str) {
+pub(crate) fn print_error(text: &str) {
     eprintln!("dripline: {text}");
 }

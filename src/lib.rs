@@ -6,4 +6,5 @@ pub mod config;
 mod dev;
 pub mod gateway;
 pub mod service;
+mod suppression;
 pub mod telemetry;

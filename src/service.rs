@@ -15,7 +15,7 @@ use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGri
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
     Connections, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger, JetStreamPresence,
-    JetStreamRejected, JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection, SequenceBook,
+    JetStreamRejected, JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection, SequenceBook, SuppressionList,
 };
 use tokio::net::TcpListener;
 
@@ -69,6 +69,14 @@ pub async fn apply_topology(config: &Config) -> anyhow::Result<Vec<Change>> {
     let connections = connect(config, "dripline topology").await?;
     let applied = topology::apply(&Connections::jetstream(&connections.general), topology_options(config)).await?;
     Ok(applied.changes)
+}
+
+/// The suppression list, for an operator's commands.
+pub(crate) async fn suppression_list(config: &Config) -> anyhow::Result<SuppressionList> {
+    let connections = connect(config, "dripline suppression").await?;
+    let context = Connections::jetstream(&connections.general);
+    let applied = topology::apply(&context, topology_options(config)).await?;
+    Ok(SuppressionList::open(context, applied.lead_ids).await?)
 }
 
 /// The parts of this process, running.
@@ -314,7 +322,7 @@ fn owner() -> String {
     format!("{host}.{}.{:08x}", std::process::id(), rand::random::<u32>())
 }
 
-struct SystemClock;
+pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {

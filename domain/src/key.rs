@@ -44,28 +44,40 @@ impl LeadKey {
 
     /// Reads a key as it stands in a subject or a bucket.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let mut bytes = Vec::with_capacity(text.len());
-        let mut rest = text.as_bytes();
-        while let Some((&byte, tail)) = rest.split_first() {
-            rest = tail;
-            if byte != b'=' {
-                bytes.push(byte);
-                continue;
-            }
-            let digits = tail.get(..2).ok_or(KeyError::Encoding)?;
-            let digits = std::str::from_utf8(digits).map_err(|_| KeyError::Encoding)?;
-            bytes.push(u8::from_str_radix(digits, 16).map_err(|_| KeyError::Encoding)?);
-            rest = &tail[2..];
-        }
-        let address = String::from_utf8(bytes).map_err(|_| KeyError::Encoding)?;
-        let key = Self::of(&Address::parse(&address)?);
+        let key = Self::of(&decode(text)?);
         if key.0 == text { Ok(key) } else { Err(KeyError::NotCanonical) }
+    }
+
+    /// The address it is the key of.
+    ///
+    /// # Errors
+    /// Never for a key made by [`LeadKey::of`] or [`LeadKey::parse`].
+    pub fn address(&self) -> Result<Address, KeyError> {
+        decode(&self.0)
     }
 
     /// As it stands in a subject or a bucket.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn decode(text: &str) -> Result<Address, KeyError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte != b'=' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = tail.get(..2).ok_or(KeyError::Encoding)?;
+        let digits = std::str::from_utf8(digits).map_err(|_| KeyError::Encoding)?;
+        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| KeyError::Encoding)?);
+        rest = &tail[2..];
+    }
+    let address = String::from_utf8(bytes).map_err(|_| KeyError::Encoding)?;
+    Ok(Address::parse(&address)?)
 }
 
 impl fmt::Display for LeadKey {
@@ -89,6 +101,7 @@ mod tests {
             let encoded = LeadKey::of(&Address::parse(address).unwrap());
             assert_eq!(encoded.as_str(), key);
             assert_eq!(LeadKey::parse(key).unwrap(), encoded);
+            assert_eq!(encoded.address().unwrap().as_str(), address);
         }
     }
 

@@ -18,6 +18,8 @@ pub const LEADS: &str = "LEADS";
 pub const FEEDBACK: &str = "FEEDBACK";
 /// The stream behind the bucket `leads`.
 pub const LEADS_BUCKET: &str = "KV_leads";
+/// The bucket of the addresses that must not be mailed.
+pub(crate) const SUPPRESSIONS: &str = "suppressions";
 /// The stream behind the bucket `suppressions`.
 pub const SUPPRESSIONS_BUCKET: &str = "KV_suppressions";
 /// The stream behind the bucket `sequences`.

@@ -11,6 +11,7 @@ mod delivery;
 mod faults;
 mod processes;
 mod supervision;
+mod suppression;
 mod system;
 mod topology;
 mod torture;

@@ -252,6 +252,20 @@ impl System {
         found
     }
 
+    /// The journal as it stands: for each message its subject on a line, then its lines.
+    pub async fn journal(&self) -> String {
+        let context = async_nats::jetstream::new(async_nats::connect(self.server.url()).await.unwrap());
+        let journal = context.get_stream("JOURNAL").await.unwrap();
+        let mut text = String::new();
+        for sequence in 1..=journal.cached_info().state.last_sequence {
+            let message = journal.get_raw_message(sequence).await.unwrap();
+            text.push_str(&message.subject);
+            text.push('\n');
+            text.push_str(std::str::from_utf8(&message.payload).unwrap());
+        }
+        text
+    }
+
     /// Leads in the queue that no engine has settled. What is settled stays in the stream for a moment.
     pub async fn waiting_leads(&self) -> u64 {
         let client = async_nats::connect(self.server.url()).await.unwrap();

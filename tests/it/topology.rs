@@ -182,18 +182,9 @@ async fn the_journal_holds_every_transition_by_lead_id_and_no_address() {
     system.publish("leads.new", r#"{"email": "jane@example.com", "firstName": "Jane"}"#).await;
     let lead = system.until_status("jane=40example.com", "COMPLETED").await;
 
-    let client = async_nats::connect(system.server.url()).await.unwrap();
-    let context = async_nats::jetstream::new(client);
     let mut text = String::new();
     let read = until("the journal says that she has had everything", async || {
-        let journal = context.get_stream("JOURNAL").await.unwrap();
-        text.clear();
-        for sequence in 1..=journal.cached_info().state.last_sequence {
-            let message = journal.get_raw_message(sequence).await.unwrap();
-            text.push_str(&message.subject);
-            text.push('\n');
-            text.push_str(std::str::from_utf8(&message.payload).unwrap());
-        }
+        text = system.journal().await;
         text.contains("\"completed\"")
     });
     read.await.unwrap();

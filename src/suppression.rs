@@ -1,0 +1,180 @@
+//! `dripline suppression`: who must not be mailed.
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use dripline_actors::ports::Clock;
+use dripline_domain::{Address, Timestamp};
+use dripline_nats::{Suppression, SuppressionChange, SuppressionList};
+use serde::Deserialize;
+
+use crate::cli::{Output, print, print_error};
+use crate::config::Config;
+use crate::service::{SystemClock, suppression_list};
+
+/// Lines of an import that become one entry of the journal.
+const CHUNK: usize = 500;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SuppressionCommand {
+    /// Never mail this address again, from now on.
+    Add {
+        /// Whom.
+        #[arg(value_parser = Address::parse)]
+        address: Address,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Lift a suppression. A lead whose document says `suppressed` already stays so.
+    Remove {
+        /// Whose.
+        #[arg(value_parser = Address::parse)]
+        address: Address,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Show every suppressed address, with reason, source and time.
+    List(Output),
+    /// Suppress every address of a file: one a line, bare or as JSON, as `export` writes them. May be repeated.
+    Import {
+        /// The file; `-` for standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Write every suppression to standard output, one JSON object a line.
+    Export,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// Kept with the change. On import, for lines that have none.
+    #[arg(long)]
+    reason: String,
+    /// Who makes the change; kept with it.
+    #[arg(long, env = "USER", default_value = "operator")]
+    by: String,
+}
+
+/// A line of an import.
+#[derive(Deserialize)]
+struct Line {
+    address: String,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+impl Why {
+    fn change(&self, address: Address) -> SuppressionChange {
+        let (reason, source) = (self.reason.clone(), self.by.clone());
+        SuppressionChange { address, reason, source, timestamp: SystemClock.now() }
+    }
+}
+
+pub(crate) async fn run(command: SuppressionCommand, config: &Config) -> anyhow::Result<ExitCode> {
+    match command {
+        SuppressionCommand::Add { address, why } => {
+            let added = suppression_list(config).await?.add(&[why.change(address.clone())]).await?;
+            let what = if added == 1 { "suppressed" } else { "was suppressed already; its first reason is kept" };
+            print(&format!("{address} {what}\n"))?;
+        }
+        SuppressionCommand::Remove { address, why } => {
+            if !suppression_list(config).await?.remove(&why.change(address.clone())).await? {
+                anyhow::bail!("{address} is not suppressed");
+            }
+            print(&format!("{address} may be mailed again\n"))?;
+        }
+        SuppressionCommand::List(output) => {
+            let found = suppression_list(config).await?.list().await?;
+            print(&if output.json { format!("{}\n", serde_json::to_string_pretty(&found)?) } else { table(&found) })?;
+        }
+        SuppressionCommand::Import { file, why } => return import(&file, &why, config).await,
+        SuppressionCommand::Export => {
+            let mut text = String::new();
+            for suppression in suppression_list(config).await?.list().await? {
+                text.push_str(&serde_json::to_string(&suppression)?);
+                text.push('\n');
+            }
+            print(&text)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse(address: &str) -> anyhow::Result<Address> {
+    Address::parse(address).with_context(|| format!("`{address}` is no email address"))
+}
+
+/// What can be read is imported; what cannot is named, and makes the exit code 1.
+async fn import(file: &Path, why: &Why, config: &Config) -> anyhow::Result<ExitCode> {
+    let unreadable = || format!("cannot read {}", file.display());
+    let reader: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(std::io::BufReader::new(std::fs::File::open(file).with_context(unreadable)?))
+    };
+    let list = suppression_list(config).await?;
+    let (mut added, mut known, mut wrong) = (0, 0, 0);
+    let mut chunk = Vec::with_capacity(CHUNK);
+    for (number, line) in reader.lines().enumerate() {
+        let line = line.with_context(unreadable)?;
+        match change(line.trim(), why) {
+            Ok(Some(change)) => chunk.push(change),
+            Ok(None) => {}
+            Err(error) => {
+                wrong += 1;
+                print_error(&format!("{}:{}: {error:#}", file.display(), number + 1));
+            }
+        }
+        if chunk.len() == CHUNK {
+            add(&list, &mut chunk, &mut added, &mut known).await?;
+        }
+    }
+    add(&list, &mut chunk, &mut added, &mut known).await?;
+    print(&format!("{added} suppressed, {known} were already, {wrong} lines could not be read\n"))?;
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn add(
+    list: &SuppressionList,
+    chunk: &mut Vec<SuppressionChange>,
+    added: &mut usize,
+    known: &mut usize,
+) -> anyhow::Result<()> {
+    let new = list.add(chunk).await?;
+    *added += new;
+    *known += chunk.len() - new;
+    chunk.clear();
+    Ok(())
+}
+
+/// None for an empty line.
+fn change(line: &str, why: &Why) -> anyhow::Result<Option<SuppressionChange>> {
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if !line.starts_with('{') {
+        return Ok(Some(why.change(parse(line)?)));
+    }
+    let Line { address, reason } = serde_json::from_str(line).context("not a line of an export")?;
+    let change = why.change(parse(&address)?);
+    Ok(Some(SuppressionChange { reason: reason.unwrap_or_else(|| why.reason.clone()), ..change }))
+}
+
+fn table(found: &[Suppression]) -> String {
+    let width = found.iter().map(|suppression| suppression.address.as_str().len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for Suppression { address, reason, source, timestamp } in found {
+        let when = timestamp.and_then(readable).unwrap_or_else(|| "-".to_owned());
+        let source = source.as_deref().unwrap_or("-");
+        text.push_str(&format!("{:<width$}  {when:<20}  {source:<12}  {reason}\n", address.as_str()));
+    }
+    text
+}
+
+fn readable(timestamp: Timestamp) -> Option<String> {
+    let time = jiff::Timestamp::from_millisecond(timestamp.as_millis()).ok()?;
+    Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}

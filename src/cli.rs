@@ -9,6 +9,7 @@ use dripline_actors::Chain;
 use dripline_nats::topology::Action;
 
 use crate::config::{Config, ConfigError, Loaded, check_sequences};
+use crate::rejected::{self, RejectedCommand};
 use crate::service::{self, Parts};
 use crate::suppression::{self, SuppressionCommand};
 use crate::{dev, telemetry};
@@ -43,6 +44,9 @@ enum Command {
     /// The sequences.
     #[command(subcommand)]
     Sequence(SequenceCommand),
+    /// What could not be processed, and is kept.
+    #[command(subcommand)]
+    Rejected(RejectedCommand),
     /// The addresses that must not be mailed.
     #[command(subcommand)]
     Suppression(SuppressionCommand),
@@ -110,6 +114,10 @@ impl Command {
                 Ok(ExitCode::SUCCESS)
             }
             Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&loaded, &output),
+            Self::Rejected(command) => {
+                telemetry::init(&loaded.config.log)?;
+                runtime()?.block_on(rejected::run(command, &loaded.config))
+            }
             Self::Suppression(command) => {
                 telemetry::init(&loaded.config.log)?;
                 runtime()?.block_on(suppression::run(command, &loaded.config))

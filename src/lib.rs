@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 mod dev;
 pub mod gateway;
+mod rejected;
 pub mod service;
 mod suppression;
 pub mod telemetry;

@@ -4,6 +4,10 @@ use dripline_actors::ports::{Rejected, Rejection, StoreError};
 
 use crate::topology::REJECTED_SUBJECT;
 
+pub(crate) const REASON_HEADER: &str = "Dripline-Reason";
+pub(crate) const SUBJECT_HEADER: &str = "Dripline-Subject";
+pub(crate) const CONTENT_TYPE_HEADER: &str = "Content-Type";
+
 /// The stream `REJECTED`: the original bytes as the payload, the rest in headers.
 pub struct JetStreamRejected {
     context: jetstream::Context,
@@ -20,10 +24,10 @@ impl JetStreamRejected {
 impl Rejected for JetStreamRejected {
     async fn keep(&self, rejection: Rejection) -> Result<(), StoreError> {
         let mut headers = HeaderMap::new();
-        headers.insert("Dripline-Reason", header_text(&rejection.reason));
-        headers.insert("Dripline-Subject", header_text(&rejection.subject));
+        headers.insert(REASON_HEADER, header_text(&rejection.reason));
+        headers.insert(SUBJECT_HEADER, header_text(&rejection.subject));
         if let Some(content_type) = &rejection.content_type {
-            headers.insert("Content-Type", header_text(content_type));
+            headers.insert(CONTENT_TYPE_HEADER, header_text(content_type));
         }
         let subject = format!("{REJECTED_SUBJECT}{}", rejection.code);
         let unavailable = |error: jetstream::context::PublishError| StoreError::Unavailable(error.into());

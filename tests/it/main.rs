@@ -10,6 +10,7 @@ mod crash_points;
 mod delivery;
 mod faults;
 mod processes;
+mod rejected;
 mod supervision;
 mod suppression;
 mod system;

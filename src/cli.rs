@@ -1,11 +1,11 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or sequence.
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
-use dripline_actors::Chain;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use dripline_nats::topology::Action;
 
 use crate::config::{Config, ConfigError, Loaded, check_sequences};
@@ -50,6 +50,13 @@ enum Command {
     /// The addresses that must not be mailed.
     #[command(subcommand)]
     Suppression(SuppressionCommand),
+    /// Print the completions of a shell, to be sourced by it.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print the manual page: `dripline man | man -l -`.
+    Man,
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,11 +90,7 @@ const WRONG: u8 = 2;
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        let loaded = match Config::load(self.config.as_deref()) {
-            Ok(loaded) => loaded,
-            Err(error) => return refuse(&error),
-        };
-        match self.command.run(loaded) {
+        match self.command.run(self.config.as_deref()) {
             Ok(code) => code,
             Err(error) => {
                 print_error(&format!("{error:#}"));
@@ -102,28 +105,48 @@ impl Cli {
 }
 
 impl Command {
-    fn run(self, loaded: Loaded) -> anyhow::Result<ExitCode> {
+    fn run(self, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+        let load = || Config::load(file);
         match self {
-            Self::Run => serve(loaded, Parts { gateway: true, engine: true }),
-            Self::Gateway => serve(loaded, Parts { gateway: true, engine: false }),
-            Self::Engine => serve(loaded, Parts { gateway: false, engine: true }),
-            Self::Dev => runtime()?.block_on(dev::run(loaded)).map(|()| ExitCode::SUCCESS),
-            Self::Topology(TopologyCommand::Apply(output)) => topology_apply(&loaded, &output),
+            Self::Run => serve(load()?, Parts { gateway: true, engine: true }),
+            Self::Gateway => serve(load()?, Parts { gateway: true, engine: false }),
+            Self::Engine => serve(load()?, Parts { gateway: false, engine: true }),
+            Self::Dev => runtime()?.block_on(dev::run(load()?)).map(|()| ExitCode::SUCCESS),
+            Self::Topology(TopologyCommand::Apply(output)) => topology_apply(&load()?, &output),
             Self::Config(ConfigCommand::Check(output)) => {
-                print(&loaded.report(output.json))?;
+                print(&load()?.report(output.json))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&loaded, &output),
+            Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&load()?, &output),
             Self::Rejected(command) => {
-                telemetry::init(&loaded.config.log)?;
-                runtime()?.block_on(rejected::run(command, &loaded.config))
+                let Loaded { config, .. } = load()?;
+                telemetry::init(&config.log)?;
+                runtime()?.block_on(rejected::run(command, &config))
             }
             Self::Suppression(command) => {
-                telemetry::init(&loaded.config.log)?;
-                runtime()?.block_on(suppression::run(command, &loaded.config))
+                let Loaded { config, .. } = load()?;
+                telemetry::init(&config.log)?;
+                runtime()?.block_on(suppression::run(command, &config))
             }
+            // Neither needs a configuration, and a wrong one must not stand in the way.
+            Self::Completions { shell } => completions(shell),
+            Self::Man => manual(),
         }
     }
+}
+
+fn completions(shell: Shell) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "dripline", &mut script);
+    print(&String::from_utf8(script)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn manual() -> anyhow::Result<ExitCode> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    print(&String::from_utf8(page)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(loaded: Loaded, parts: Parts) -> anyhow::Result<ExitCode> {
@@ -181,11 +204,6 @@ fn sequence_check(loaded: &Loaded, output: &Output) -> anyhow::Result<ExitCode> 
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the async runtime did not start")
-}
-
-fn refuse(error: &ConfigError) -> ExitCode {
-    print_error(&Chain(error).to_string());
-    ExitCode::from(WRONG)
 }
 
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {

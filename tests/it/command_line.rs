@@ -48,6 +48,20 @@ async fn config_check_shows_every_value_with_its_origin_and_no_secret() {
 }
 
 #[tokio::test]
+async fn completions_and_the_manual_are_printed_whatever_the_configuration_says() {
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_ESP__PROVIDER", "pigeon");
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, err) = system.run(&["completions", shell]).await;
+        assert_eq!((code, &*err), (Some(0), ""));
+        assert!(script.contains("suppression") && script.contains("rejected"), "{shell}");
+    }
+    let (code, page, err) = system.run(&["man"]).await;
+    assert_eq!((code, &*err), (Some(0), ""));
+    assert!(page.starts_with('.') && page.contains("dripline") && page.contains("suppression"), "{page}");
+}
+
+#[tokio::test]
 async fn a_configuration_that_is_wrong_is_one_line_and_exit_code_2() {
     let mut system = System::new("resend").await;
     for (name, value, names) in [

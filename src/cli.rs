@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use dripline_domain::Timestamp;
 use dripline_nats::topology::Action;
 
 use crate::config::{Config, ConfigError, Loaded, check_sequences};
+use crate::lead::{self, LeadCommand};
 use crate::rejected::{self, RejectedCommand};
 use crate::service::{self, Parts};
 use crate::suppression::{self, SuppressionCommand};
@@ -44,6 +46,9 @@ enum Command {
     /// The sequences.
     #[command(subcommand)]
     Sequence(SequenceCommand),
+    /// One lead.
+    #[command(subcommand)]
+    Lead(LeadCommand),
     /// What could not be processed, and is kept.
     #[command(subcommand)]
     Rejected(RejectedCommand),
@@ -118,6 +123,11 @@ impl Command {
                 Ok(ExitCode::SUCCESS)
             }
             Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&load()?, &output),
+            Self::Lead(command) => {
+                let Loaded { config, .. } = load()?;
+                telemetry::init(&config.log)?;
+                runtime()?.block_on(lead::run(command, &config))
+            }
             Self::Rejected(command) => {
                 let Loaded { config, .. } = load()?;
                 telemetry::init(&config.log)?;
@@ -204,6 +214,13 @@ fn sequence_check(loaded: &Loaded, output: &Output) -> anyhow::Result<ExitCode> 
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the async runtime did not start")
+}
+
+/// In UTC (RFC 3339).
+pub(crate) fn readable(timestamp: Timestamp) -> String {
+    let millis = timestamp.as_millis();
+    jiff::Timestamp::from_millisecond(millis)
+        .map_or_else(|_| millis.to_string(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 mod dev;
 pub mod gateway;
+mod lead;
 mod rejected;
 pub mod service;
 mod suppression;

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use dripline_actors::ports::Clock;
-use dripline_domain::{Address, Timestamp};
+use dripline_domain::Address;
 use dripline_nats::{Suppression, SuppressionChange, SuppressionList};
 use serde::Deserialize;
 
-use crate::cli::{Output, print, print_error};
+use crate::cli::{Output, print, print_error, readable};
 use crate::config::Config;
 use crate::service::{SystemClock, suppression_list};
 
@@ -167,14 +167,9 @@ fn table(found: &[Suppression]) -> String {
     let width = found.iter().map(|suppression| suppression.address.as_str().len()).max().unwrap_or_default();
     let mut text = String::new();
     for Suppression { address, reason, source, timestamp } in found {
-        let when = timestamp.and_then(readable).unwrap_or_else(|| "-".to_owned());
+        let when = timestamp.map_or_else(|| "-".to_owned(), readable);
         let source = source.as_deref().unwrap_or("-");
         text.push_str(&format!("{:<width$}  {when:<20}  {source:<12}  {reason}\n", address.as_str()));
     }
     text
-}
-
-fn readable(timestamp: Timestamp) -> Option<String> {
-    let time = jiff::Timestamp::from_millisecond(timestamp.as_millis()).ok()?;
-    Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

@@ -9,6 +9,7 @@ mod crash;
 mod crash_points;
 mod delivery;
 mod faults;
+mod lead;
 mod processes;
 mod rejected;
 mod supervision;

@@ -102,7 +102,7 @@ impl SuppressionList {
 
     /// Suppresses these addresses; how many were not suppressed before. One that was keeps its first reason.
     ///
-    /// On disk when it returns, and then no further step of these leads begins.
+    /// On disk when it returns; every engine's watcher has it within moments, and then sends them nothing more.
     pub async fn add(&self, changes: &[SuppressionChange]) -> Result<usize, SuppressionListError> {
         let added: Vec<bool> =
             stream::iter(changes).map(|change| self.add_one(change)).buffered(IN_FLIGHT).try_collect().await?;

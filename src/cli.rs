@@ -123,21 +123,9 @@ impl Command {
                 Ok(ExitCode::SUCCESS)
             }
             Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&load()?, &output),
-            Self::Lead(command) => {
-                let Loaded { config, .. } = load()?;
-                telemetry::init(&config.log)?;
-                runtime()?.block_on(lead::run(command, &config))
-            }
-            Self::Rejected(command) => {
-                let Loaded { config, .. } = load()?;
-                telemetry::init(&config.log)?;
-                runtime()?.block_on(rejected::run(command, &config))
-            }
-            Self::Suppression(command) => {
-                let Loaded { config, .. } = load()?;
-                telemetry::init(&config.log)?;
-                runtime()?.block_on(suppression::run(command, &config))
-            }
+            Self::Lead(command) => operate(&load()?, async |config| lead::run(command, config).await),
+            Self::Rejected(command) => operate(&load()?, async |config| rejected::run(command, config).await),
+            Self::Suppression(command) => operate(&load()?, async |config| suppression::run(command, config).await),
             // Neither needs a configuration, and a wrong one must not stand in the way.
             Self::Completions { shell } => completions(shell),
             Self::Man => manual(),
@@ -163,6 +151,11 @@ fn serve(loaded: Loaded, parts: Parts) -> anyhow::Result<ExitCode> {
     telemetry::init(&loaded.config.log)?;
     runtime()?.block_on(service::run(loaded, parts, service::stop_signal()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn operate(loaded: &Loaded, run: impl AsyncFnOnce(&Config) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    telemetry::init(&loaded.config.log)?;
+    runtime()?.block_on(run(&loaded.config))
 }
 
 fn topology_apply(loaded: &Loaded, output: &Output) -> anyhow::Result<ExitCode> {

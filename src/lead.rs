@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use dripline_actors::ports::LeadStore as _;
 use dripline_domain::{Address, Enrolment, Entry, Lead, LeadKey, Sequence, State, StopReason};
-use dripline_nats::{Connections, JetStreamLeadStore, topology};
+use dripline_nats::{Connections, JetStreamLeadStore, read_sequence, topology};
 
 use crate::cli::{Output, print, readable};
 use crate::config::Config;
@@ -35,14 +35,10 @@ pub(crate) async fn run(command: LeadCommand, config: &Config) -> anyhow::Result
         print(&format!("{}\n", serde_json::to_string_pretty(&lead)?))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let sequences = context.get_key_value(topology::SEQUENCES).await.context("the bucket `sequences`")?;
+    let sequences = context.get_stream_no_info(topology::SEQUENCES_BUCKET).await.context("the bucket `sequences`")?;
     let mut text = head(&lead);
     for enrolment in &lead.enrolments {
-        let key = format!("{}.{}", enrolment.sequence.name, enrolment.sequence.version);
-        let sequence = match sequences.get(key).await.context("the bucket `sequences`")? {
-            Some(bytes) => Some(serde_json::from_slice(&bytes).context("a sequence that cannot be read")?),
-            None => None,
-        };
+        let sequence = read_sequence(&sequences, &enrolment.sequence.name, enrolment.sequence.version).await?;
         text.push_str(&state(enrolment, sequence.as_ref()));
     }
     text.push_str("\nHistory (the newest entries; all of it is in JOURNAL)\n");

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use dripline_actors::ports::Clock;
 use dripline_domain::Address;
-use dripline_nats::{Suppression, SuppressionChange, SuppressionList};
+use dripline_nats::{Suppression, SuppressionChange};
 use serde::Deserialize;
 
 use crate::cli::{Output, print, print_error, readable};
@@ -116,12 +116,15 @@ async fn import(file: &Path, why: &Why, config: &Config) -> anyhow::Result<ExitC
         Box::new(std::io::BufReader::new(std::fs::File::open(file).with_context(unreadable)?))
     };
     let list = suppression_list(config).await?;
-    let (mut added, mut known, mut wrong) = (0, 0, 0);
+    let (mut read, mut added, mut wrong) = (0, 0, 0);
     let mut chunk = Vec::with_capacity(CHUNK);
     for (number, line) in reader.lines().enumerate() {
         let line = line.with_context(unreadable)?;
         match change(line.trim(), why) {
-            Ok(Some(change)) => chunk.push(change),
+            Ok(Some(change)) => {
+                read += 1;
+                chunk.push(change);
+            }
             Ok(None) => {}
             Err(error) => {
                 wrong += 1;
@@ -129,25 +132,14 @@ async fn import(file: &Path, why: &Why, config: &Config) -> anyhow::Result<ExitC
             }
         }
         if chunk.len() == CHUNK {
-            add(&list, &mut chunk, &mut added, &mut known).await?;
+            added += list.add(&chunk).await?;
+            chunk.clear();
         }
     }
-    add(&list, &mut chunk, &mut added, &mut known).await?;
+    added += list.add(&chunk).await?;
+    let known = read - added;
     print(&format!("{added} suppressed, {known} were already, {wrong} lines could not be read\n"))?;
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-async fn add(
-    list: &SuppressionList,
-    chunk: &mut Vec<SuppressionChange>,
-    added: &mut usize,
-    known: &mut usize,
-) -> anyhow::Result<()> {
-    let new = list.add(chunk).await?;
-    *added += new;
-    *known += chunk.len() - new;
-    chunk.clear();
-    Ok(())
 }
 
 /// None for an empty line.

@@ -94,7 +94,7 @@ impl JetStreamInbox {
     fn delivery(&self, message: Message) -> Result<Delivery, StoreError> {
         let info = message.info().map_err(StoreError::Unavailable)?;
         let (sequence, deliveries) = (info.stream_sequence, info.delivered);
-        let published = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        let published = timestamp(info.published.unix_timestamp_nanos());
         let message = message.message;
         let Some(to) = message.reply else {
             return Err(StoreError::Unavailable("a message without a reply subject".into()));
@@ -107,7 +107,7 @@ impl JetStreamInbox {
             subject: message.subject.to_string(),
             payload: message.payload,
             sequence,
-            published: Timestamp::from_millis(published),
+            published,
             deliveries: u64::try_from(deliveries).unwrap_or(1),
             settlement: Settlement::new(Reply { client: self.client.clone(), to }),
         })
@@ -166,4 +166,9 @@ impl Acknowledge for Reply {
             }
         }
     }
+}
+
+/// When a stream took a message, from Unix nanoseconds.
+pub(crate) fn timestamp(unix_nanos: i128) -> Timestamp {
+    Timestamp::from_millis(i64::try_from(unix_nanos / 1_000_000).unwrap_or(i64::MAX))
 }

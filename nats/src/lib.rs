@@ -26,7 +26,7 @@ pub use mender::Mender;
 pub use presence::JetStreamPresence;
 pub use rejected::JetStreamRejected;
 pub use rejected_list::{RejectedList, RejectedListError, RejectedMessage};
-pub use sequences::{PublishError, Selection, SequenceBook};
+pub use sequences::{PublishError, Selection, SequenceBook, read_sequence};
 pub use store::JetStreamLeadStore;
 pub use suppression_list::{Suppression, SuppressionChange, SuppressionList, SuppressionListError};
 pub use suppressions::JetStreamSuppressions;

@@ -5,16 +5,16 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use bytes::Bytes;
+use dripline_actors::ports::Source;
 use dripline_domain::Timestamp;
 use futures_util::StreamExt;
 
+use crate::inbox::timestamp;
 use crate::rejected::{CONTENT_TYPE_HEADER, REASON_HEADER, SUBJECT_HEADER};
 use crate::topology::{LEADS_SUBJECT, REJECTED, REJECTED_SUBJECT};
 
 /// The payload's size, where only headers are delivered.
 const SIZE_HEADER: &str = "Nats-Msg-Size";
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// What could not be processed.
 pub struct RejectedList {
@@ -46,7 +46,7 @@ pub struct RejectedMessage {
 pub enum RejectedListError {
     /// The server is away, or refused.
     #[error("the stream `REJECTED` is unavailable")]
-    Unavailable(#[source] Cause),
+    Unavailable(#[source] Source),
     /// There is none of this number.
     #[error("there is no message {0} in `REJECTED`; `dripline rejected ls` shows what there is")]
     NotFound(u64),
@@ -66,7 +66,7 @@ pub enum RejectedListError {
         /// Its number.
         sequence: u64,
         /// Why.
-        source: Cause,
+        source: Source,
     },
 }
 
@@ -131,15 +131,19 @@ impl RejectedList {
         if let Some(content_type) = content_type {
             headers.insert(CONTENT_TYPE_HEADER, content_type);
         }
-        let not_replayed = |source: Cause| RejectedListError::NotReplayed { sequence, source };
+        let not_replayed = |source: Source| RejectedListError::NotReplayed { sequence, source };
         let ack = self.context.publish_with_headers(subject, headers, payload).await;
         ack.map_err(|error| not_replayed(error.into()))?.await.map_err(|error| not_replayed(error.into()))?;
-        self.drop(sequence).await
+        self.remove(sequence).await
     }
 
     /// Removes a message for good.
     pub async fn drop(&self, sequence: u64) -> Result<(), RejectedListError> {
         self.get(sequence).await?;
+        self.remove(sequence).await
+    }
+
+    async fn remove(&self, sequence: u64) -> Result<(), RejectedListError> {
         self.stream.delete_message(sequence).await.map(drop).map_err(unavailable)
     }
 }
@@ -148,7 +152,7 @@ fn read(sequence: u64, unix_nanos: i128, subject: &str, headers: &HeaderMap, byt
     let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
     RejectedMessage {
         sequence,
-        timestamp: Timestamp::from_millis(i64::try_from(unix_nanos / 1_000_000).unwrap_or(i64::MAX)),
+        timestamp: timestamp(unix_nanos),
         code: subject.strip_prefix(REJECTED_SUBJECT).unwrap_or(subject).to_owned(),
         reason: header(REASON_HEADER).unwrap_or_default(),
         subject: header(SUBJECT_HEADER).unwrap_or_default(),
@@ -157,6 +161,6 @@ fn read(sequence: u64, unix_nanos: i128, subject: &str, headers: &HeaderMap, byt
     }
 }
 
-fn unavailable(error: impl Into<Cause>) -> RejectedListError {
+fn unavailable(error: impl Into<Source>) -> RejectedListError {
     RejectedListError::Unavailable(error.into())
 }

@@ -84,24 +84,12 @@ impl SequenceBook {
                 tracing::info!(sequence = name, version, "sequence published");
                 Ok(())
             }
-            Err(error) if is_wrong_last_sequence(&error) => match self.read(name, *version).await? {
+            Err(error) if is_wrong_last_sequence(&error) => match read_sequence(&self.stream, name, *version).await? {
                 Some(published) if published == *sequence => Ok(()),
                 _ => Err(PublishError::Changed { name: name.clone(), version: *version }),
             },
             Err(error) => Err(unavailable(error).into()),
         }
-    }
-
-    async fn read(&self, name: &str, version: u32) -> Result<Option<Sequence>, StoreError> {
-        let message = match self.stream.direct_get_last_for_subject(subject(name, version)).await {
-            Ok(message) => message,
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::Unavailable(error.into())),
-        };
-        if message.headers.get(KV_OPERATION).is_some() {
-            return Ok(None);
-        }
-        serde_json::from_slice(&message.payload).map(Some).map_err(|error| StoreError::Unreadable(error.into()))
     }
 
     fn remember(&self, sequence: &Arc<Sequence>) {
@@ -130,11 +118,24 @@ impl Sequences for SequenceBook {
         if let Some(sequence) = self.remembered(name, version) {
             return Ok(Some(sequence));
         }
-        let Some(sequence) = self.read(name, version).await? else { return Ok(None) };
+        let Some(sequence) = read_sequence(&self.stream, name, version).await? else { return Ok(None) };
         let sequence = Arc::new(sequence);
         self.remember(&sequence);
         Ok(Some(sequence))
     }
+}
+
+/// One version of a sequence, from the stream behind the bucket; none where it was never published.
+pub async fn read_sequence(stream: &Stream<()>, name: &str, version: u32) -> Result<Option<Sequence>, StoreError> {
+    let message = match stream.direct_get_last_for_subject(subject(name, version)).await {
+        Ok(message) => message,
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::Unavailable(error.into())),
+    };
+    if message.headers.get(KV_OPERATION).is_some() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&message.payload).map(Some).map_err(|error| StoreError::Unreadable(error.into()))
 }
 
 fn subject(name: &str, version: u32) -> String {

@@ -119,7 +119,7 @@ fn message(put: &Put) -> BatchMessage {
 }
 
 /// One message holds the lines of the whole batch: state and journal are stored together or not at all.
-fn journal_message(lines: &[Bytes]) -> BatchMessage {
+pub(crate) fn journal_message(lines: &[Bytes]) -> BatchMessage {
     let mut payload = Vec::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
     for line in lines {
         payload.extend_from_slice(line);

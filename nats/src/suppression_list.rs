@@ -1,18 +1,19 @@
 //! The bucket `suppressions`, as an operator changes and reads it.
-use async_nats::HeaderMap;
-use async_nats::header::NATS_MESSAGE_TTL;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{CreateErrorKind, Store};
+use bytes::Bytes;
+use dripline_actors::ports::Source;
 use dripline_domain::{Address, KeyError, LeadId, LeadIdKey, LeadKey, Timestamp};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use crate::topology::{JOURNAL_SUBJECT, JOURNAL_TTL, SUPPRESSIONS};
+use crate::batch::BatchMessage;
+use crate::store::journal_message;
+use crate::suppressions::written_by_hand;
+use crate::topology::SUPPRESSIONS;
 
 /// Writes under way at a time: a put waits for its fsync.
 const IN_FLIGHT: usize = 256;
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Who must not be mailed, and why. Every change is in the journal, with who made it.
 pub struct SuppressionList {
@@ -55,10 +56,10 @@ pub struct SuppressionChange {
 pub enum SuppressionListError {
     /// The server is away, or refused.
     #[error("the bucket `suppressions` is unavailable")]
-    Unavailable(#[source] Cause),
+    Unavailable(#[source] Source),
     /// The change is made; its journal entry is not.
     #[error("the change is made, but it could not be written to the journal")]
-    NotJournalled(#[source] Cause),
+    NotJournalled(#[source] Source),
     /// A key that no address has.
     #[error("the bucket `suppressions` holds the key `{key}`, which is no address's: remove it with `nats kv del`")]
     ForeignKey {
@@ -153,9 +154,8 @@ impl SuppressionList {
             Ok(address) => address,
             Err(source) => return Err(SuppressionListError::ForeignKey { key, source }),
         };
-        // Written by hand, and certainly to stop our mail.
         let Value { reason, source, timestamp } = serde_json::from_slice(&value).unwrap_or_else(|_| Value {
-            reason: String::from_utf8_lossy(&value).chars().take(200).collect(),
+            reason: written_by_hand(&value),
             source: None,
             timestamp: None,
         });
@@ -163,31 +163,28 @@ impl SuppressionList {
     }
 
     async fn journal(&self, event: &'static str, changes: &[&SuppressionChange]) -> Result<(), SuppressionListError> {
-        let not_journalled = |error: Cause| SuppressionListError::NotJournalled(error);
+        let not_journalled = |error: Source| SuppressionListError::NotJournalled(error);
         if changes.is_empty() {
             return Ok(());
         }
-        let mut lines = Vec::new();
+        let mut lines = Vec::with_capacity(changes.len());
         for change in changes {
-            let line = JournalLine {
+            let line = serde_json::to_vec(&JournalLine {
                 lead_id: self.lead_ids.lead_id(&change.address),
                 timestamp: change.timestamp,
                 event,
                 reason: &change.reason,
                 by: &change.source,
-            };
-            serde_json::to_writer(&mut lines, &line).map_err(|error| not_journalled(error.into()))?;
-            lines.push(b'\n');
+            });
+            lines.push(Bytes::from(line.map_err(|error| not_journalled(error.into()))?));
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_TTL, JOURNAL_TTL);
-        let subject = format!("{JOURNAL_SUBJECT}{:032x}", rand::random::<u128>());
-        let ack = self.context.publish_with_headers(subject, headers, lines.into()).await;
+        let BatchMessage { subject, headers, payload } = journal_message(&lines);
+        let ack = self.context.publish_with_headers(subject, headers, payload).await;
         ack.map_err(|error| not_journalled(error.into()))?.await.map_err(|error| not_journalled(error.into()))?;
         Ok(())
     }
 }
 
-fn unavailable(error: impl Into<Cause>) -> SuppressionListError {
+fn unavailable(error: impl Into<Source>) -> SuppressionListError {
     SuppressionListError::Unavailable(error.into())
 }

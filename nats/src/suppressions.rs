@@ -78,13 +78,15 @@ impl Suppressions for JetStreamSuppressions {
         if message.headers.get(KV_OPERATION).is_some() {
             return Ok(None);
         }
-        // An entry that is not of our form was put there by hand, and certainly to stop our mail.
-        let reason = serde_json::from_slice::<Suppression>(&message.payload).map_or_else(
-            |_| String::from_utf8_lossy(&message.payload).chars().take(200).collect(),
-            |suppression| suppression.reason,
-        );
+        let reason = serde_json::from_slice::<Suppression>(&message.payload)
+            .map_or_else(|_| written_by_hand(&message.payload), |suppression| suppression.reason);
         Ok(Some(reason))
     }
+}
+
+/// The reason of an entry that is not of our form: it was put there by hand, and certainly to stop our mail.
+pub(crate) fn written_by_hand(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).chars().take(200).collect()
 }
 
 impl Suppressed {

@@ -22,8 +22,6 @@ pub const LEADS_BUCKET: &str = "KV_leads";
 pub(crate) const SUPPRESSIONS: &str = "suppressions";
 /// The stream behind the bucket `suppressions`.
 pub const SUPPRESSIONS_BUCKET: &str = "KV_suppressions";
-/// The bucket of the sequences, by `<name>.<version>`.
-pub const SEQUENCES: &str = "sequences";
 /// The stream behind the bucket `sequences`.
 pub const SEQUENCES_BUCKET: &str = "KV_sequences";
 /// The bucket of the engine processes that are alive.

@@ -101,15 +101,22 @@ fn state(enrolment: &Enrolment, sequence: Option<&Sequence>) -> String {
 }
 
 fn line(entry: &Entry) -> String {
-    let Entry { timestamp, event, sequence, version: _, step, attempt, message_id, reason, until } = entry;
+    let Entry { timestamp, event, sequence, version: _, step, attempt, message_id, reason, until, provider, by } =
+        entry;
     let event = serde_json::to_value(event).ok().and_then(|event| event.as_str().map(str::to_owned));
     let place: Vec<_> = [sequence, step].into_iter().flatten().map(String::as_str).collect();
     let mut text = format!("    {}  {:<14} {}", readable(*timestamp), event.unwrap_or_default(), place.join(" / "));
     if let Some(attempt) = attempt {
         text.push_str(&format!(", attempt {attempt}"));
     }
+    if let Some(provider) = provider {
+        text.push_str(&format!(", {provider}"));
+    }
     if let Some(id) = message_id {
         text.push_str(&format!(", {id}"));
+    }
+    if let Some(by) = by {
+        text.push_str(&format!(", by {by}"));
     }
     if let Some(reason) = reason {
         text.push_str(&format!(": {reason}"));

@@ -57,7 +57,22 @@ impl Counters {
             | What::Asked
             | What::Completed
             | What::Suppressed
-            | What::Restarted => return,
+            | What::Restarted
+            | What::Delivered
+            | What::Opened
+            | What::Clicked
+            | What::Deferred
+            | What::SoftBounced
+            | What::HardBounced
+            | What::Complained
+            | What::Unsubscribed
+            | What::Resubscribed
+            | What::Dropped
+            | What::Paused
+            | What::Resumed
+            | What::Moved
+            | What::Stopped
+            | What::Erased => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dripline_domain::{Address, Email, Lead, LeadKey, Outcome, Sequence, Timestamp};
+use dripline_domain::{Address, Email, Feedback, Lead, LeadKey, Outcome, Sequence, Timestamp};
 use futures_util::stream::BoxStream;
 
 /// The cause of a port's failure, kept for the log.
@@ -391,3 +391,34 @@ pub enum FrontDoorError {
     #[error("the lead queue is unavailable")]
     Unavailable(#[source] Source),
 }
+
+/// The way in for the webhook bridge: what is taken is on disk in `FEEDBACK`.
+#[async_trait]
+pub trait FeedbackDoor: Send + Sync + 'static {
+    /// Puts these events into the queue, in order, and waits until all are on disk. Calls that arrive together share a
+    /// batch.
+    async fn submit(&self, events: Vec<RawFeedback>) -> Result<(), FrontDoorError>;
+}
+
+/// One event of a provider on its way into the queue: verified, not interpreted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawFeedback {
+    /// The last part of `feedback.<provider>`.
+    pub provider: String,
+    /// The event as the provider sent it.
+    pub payload: Bytes,
+}
+
+/// Reads the events of every provider, as they stand in `FEEDBACK`.
+pub trait FeedbackReader: Send + Sync + 'static {
+    /// What an event says, in our terms; one for each person it speaks of, none where it says nothing that we need.
+    ///
+    /// # Errors
+    /// It is not an event of this provider, or there is no such provider.
+    fn read(&self, provider: &str, payload: &[u8]) -> Result<Vec<Feedback>, FeedbackError>;
+}
+
+/// An event that cannot be read: for people, naming the field. It is kept in `REJECTED`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FeedbackError(pub String);

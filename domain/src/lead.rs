@@ -190,6 +190,12 @@ pub struct Entry {
     /// When the next try is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// The provider that was called, or that told us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The operator who did it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// The kinds of [`Entry`].
@@ -226,6 +232,36 @@ pub enum What {
     Suppressed,
     /// Ended: arrived again, and began anew.
     Restarted,
+    /// The receiving server took an email.
+    Delivered,
+    /// An email was opened.
+    Opened,
+    /// A link in an email was followed.
+    Clicked,
+    /// The receiving server wants an email later.
+    Deferred,
+    /// An email did not arrive, for a reason that may pass.
+    SoftBounced,
+    /// An email did not arrive, and never will.
+    HardBounced,
+    /// An email was reported as spam.
+    Complained,
+    /// Wants no more.
+    Unsubscribed,
+    /// Wants more again.
+    Resubscribed,
+    /// The provider took an email and did not mail it.
+    Dropped,
+    /// An operator stopped the clock.
+    Paused,
+    /// An operator let it go on.
+    Resumed,
+    /// An operator put it at another step, or on another version.
+    Moved,
+    /// An operator ended it.
+    Stopped,
+    /// An operator had the lead's data erased. In the journal only.
+    Erased,
 }
 
 impl Lead {

@@ -29,6 +29,10 @@ pub struct Sequence {
     /// What a second arrival of the same address does.
     #[serde(default)]
     pub reentry: Reentry,
+    /// Its emails are part of a service the person uses (a receipt, a password): an unsubscribe does not end it, and they
+    /// carry no unsubscribe link. A bounce or a complaint ends it like any other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transactional: bool,
     /// In order of sending.
     pub steps: Vec<Step>,
     /// By template name, as the steps name them.

@@ -186,7 +186,7 @@ enum Step {
     /// Write the intent of attempt `attempt`, then call.
     Send { attempt: u32, failures: u32, owner: String, provider: String, answer_within: Duration },
     /// The email is out: go to the next step.
-    Sent { attempt: u32, message_id: String },
+    Sent { attempt: u32, message_id: String, provider: String },
     /// A doubt is settled, like this.
     Resolved { attempt: u32, how: String, then: Box<Step> },
     /// Nobody knows whether the email is out, and the step counts as sent.
@@ -194,7 +194,7 @@ enum Step {
     /// Nobody knows yet.
     DoubtStays { attempt: Attempt, failures: u32, reason: String, next: Timestamp },
     /// The email went out, but the enrolment had ended meanwhile.
-    SentLate { reason: StopReason, attempt: u32, message_id: String },
+    SentLate { reason: StopReason, attempt: u32, message_id: String, provider: String },
     /// Nothing went out, and the enrolment had ended meanwhile.
     UnsentLate { reason: StopReason },
     /// Another try at `due`.
@@ -268,9 +268,12 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
             State::Stopped { reason, attempt: Some(attempt) },
             StepEvent::Answered { send_key, attempt: answered, outcome },
         ) if attempt.is(&send_key, answered) => Ok(match outcome {
-            Outcome::Accepted { message_id } => {
-                Step::SentLate { reason: reason.clone(), attempt: answered, message_id }
-            }
+            Outcome::Accepted { message_id } => Step::SentLate {
+                reason: reason.clone(),
+                attempt: answered,
+                message_id,
+                provider: attempt.provider.clone(),
+            },
             Outcome::RateLimited { .. }
             | Outcome::Transient { .. }
             | Outcome::Refused { .. }
@@ -329,7 +332,9 @@ fn settle(attempt: &Attempt, failures: u32, outcome: Outcome, context: &Context)
     let attempts = attempt.number;
     let again = |due, failures, what, reason| Step::Again { due, attempts, failures, what, reason };
     match outcome {
-        Outcome::Accepted { message_id } => Step::Sent { attempt: attempts, message_id },
+        Outcome::Accepted { message_id } => {
+            Step::Sent { attempt: attempts, message_id, provider: attempt.provider.clone() }
+        }
         Outcome::RateLimited { until } => {
             // Jitter, so that all who met the limit together do not come back together.
             let jitter = context.retry.delay(1, context.random);
@@ -493,8 +498,9 @@ impl<'a> Change<'a> {
                 // The timer that brought us here is still ours to answer for: no new one, no new generation.
                 self.lead.enrolments[place].state = State::Sending { attempt, failures };
             }
-            Step::Sent { attempt, message_id } => {
-                let entry = Entry { message_id: Some(message_id), ..here(What::Sent, Some(attempt)) };
+            Step::Sent { attempt, message_id, provider } => {
+                let (message_id, provider) = (Some(message_id), Some(provider));
+                let entry = Entry { message_id, provider, ..here(What::Sent, Some(attempt)) };
                 self.log(entry);
                 self.go_on(place, sequence);
             }
@@ -509,8 +515,9 @@ impl<'a> Change<'a> {
                 self.journal.push(Arc::new(Entry { reason: Some(reason.clone()), until: Some(next), ..entry }));
                 self.enter(place, State::InDoubt { attempt, failures, reason, next: Some(next) });
             }
-            Step::SentLate { reason, attempt, message_id } => {
-                let entry = Entry { message_id: Some(message_id), ..here(What::Sent, Some(attempt)) };
+            Step::SentLate { reason, attempt, message_id, provider } => {
+                let (message_id, provider) = (Some(message_id), Some(provider));
+                let entry = Entry { message_id, provider, ..here(What::Sent, Some(attempt)) };
                 self.log(entry);
                 self.enter(place, State::Stopped { reason, attempt: None });
             }
@@ -565,6 +572,8 @@ impl<'a> Change<'a> {
             message_id: None,
             reason: None,
             until: None,
+            provider: None,
+            by: None,
         }
     }
 

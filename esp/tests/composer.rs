@@ -17,6 +17,7 @@ fn sequence(subject: &str, html: Option<&str>, text: Option<&str>) -> Arc<Sequen
         from: "Acme <team@acme.example>".to_owned(),
         reply_to: None,
         reentry: Reentry::Ignore,
+        transactional: false,
         steps: vec![Step {
             id: "day-0".to_owned(),
             after: Duration::ZERO,

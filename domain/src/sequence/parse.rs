@@ -89,7 +89,7 @@ impl<'t> Node<'t> {
 
 impl Reader<'_> {
     fn sequence(&mut self, document: &DeTable<'_>) -> Option<Sequence> {
-        let keys = ["name", "version", "from", "reply_to", "reentry", "steps"];
+        let keys = ["name", "version", "from", "reply_to", "reentry", "transactional", "steps"];
         let table = self.known(document, String::new(), 0, &keys);
 
         // All are read before any is needed: each may have faults of its own.
@@ -99,11 +99,21 @@ impl Reader<'_> {
         let from = from.and_then(|node| self.mailbox(&node));
         let reply_to = table.get("reply_to").and_then(|node| self.mailbox(&node));
         let reentry = table.get("reentry").and_then(|node| self.reentry(&node)).unwrap_or_default();
+        let transactional = table.get("transactional").and_then(|node| self.boolean(&node)).unwrap_or_default();
         let steps = self.required(&table, "steps", "[[steps]]").and_then(|node| self.steps(&node));
 
         let templates = std::mem::take(&mut self.templates);
         let templates = templates.into_iter().filter_map(|(name, template)| Some((name, template?))).collect();
-        Some(Sequence { name: name?, version: version?, from: from?, reply_to, reentry, steps: steps?, templates })
+        Some(Sequence {
+            name: name?,
+            version: version?,
+            from: from?,
+            reply_to,
+            reentry,
+            transactional,
+            steps: steps?,
+            templates,
+        })
     }
 
     fn steps(&mut self, node: &Node<'_>) -> Option<Vec<Step>> {
@@ -186,6 +196,13 @@ impl Reader<'_> {
                 let after = self.required(&table, "after", "after = \"90d\"")?;
                 self.wait(&after).map(Reentry::After)
             }
+        }
+    }
+
+    fn boolean(&mut self, node: &Node<'_>) -> Option<bool> {
+        match node.value {
+            DeValue::Boolean(value) => Some(*value),
+            _ => self.wrong_type(node, "true or false"),
         }
     }
 

@@ -57,6 +57,7 @@ fn a_sequence_as_marketing_writes_it() {
             from: "Acme <hello@acme.example>".to_owned(),
             reply_to: Some("help@acme.example".to_owned()),
             reentry: Reentry::After(90 * DAY),
+            transactional: false,
             steps: vec![
                 step("welcome", Duration::ZERO, "Welcome, {{ firstName }}"),
                 step("first-tips", 2 * DAY, "Three tips"),
@@ -74,6 +75,10 @@ fn other_ways_to_write_it() {
     assert_eq!(reentry(&with("reentry = { after = \"90d\" }\n", "")), Reentry::Ignore);
     assert_eq!(reentry(&with("{ after = \"90d\" }", "\"ignore\"")), Reentry::Ignore);
     assert_eq!(reentry(&with("{ after = \"90d\" }", "\"restart\"")), Reentry::Restart);
+
+    let transactional = |toml: &str| parse_sequence("x.toml", toml, folder).unwrap().transactional;
+    assert!(!transactional(NURTURE));
+    assert!(transactional(&with("reentry = { after = \"90d\" }\n", "transactional = true\n")));
 
     let nested = with(
         "send = { subject = \"Three tips\", template = \"first-tips\" }",

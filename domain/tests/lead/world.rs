@@ -21,6 +21,7 @@ pub fn sequence(reentry: Reentry) -> Sequence {
         from: "hello@acme.example".to_owned(),
         reply_to: None,
         reentry,
+        transactional: false,
         steps: vec![step("welcome", Duration::ZERO), step("tips", 2 * DAY), step("case", 3 * DAY)],
         templates: [("text".to_owned(), Template { html: None, text: Some("Hello".to_owned()) })].into(),
     }

@@ -157,6 +157,7 @@ fn sequence() -> Sequence {
         from: "hello@acme.example".to_owned(),
         reply_to: None,
         reentry: Reentry::Ignore,
+        transactional: false,
         steps: vec![step(0, Duration::ZERO), step(1, MONTHS)],
         templates: BTreeMap::from([("text".to_owned(), text)]),
     }

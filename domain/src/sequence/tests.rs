@@ -105,7 +105,7 @@ fn a_fault_is_told_with_its_place_and_what_would_be_right() {
         (
             "version = 1",
             "version = 1\nsubject = 1",
-            "x.toml:3: subject: unknown key `subject`, expected one of: name, version, from, reply_to, reentry, steps",
+            "x.toml:3: subject: unknown key `subject`, expected one of: name, version, from, reply_to, reentry, transactional, steps",
         ),
         (
             "subject = \"Three tips\"",
@@ -115,7 +115,7 @@ fn a_fault_is_told_with_its_place_and_what_would_be_right() {
         (
             "version = 1",
             "version = 1\n\"a\\nb\" = 1",
-            "x.toml:3: a\u{fffd}b: unknown key `a\u{fffd}b`, expected one of: name, version, from, reply_to, reentry, steps",
+            "x.toml:3: a\u{fffd}b: unknown key `a\u{fffd}b`, expected one of: name, version, from, reply_to, reentry, transactional, steps",
         ),
         ("name = \"new_lead_nurture\"\n", "", "x.toml:1: name: missing; write name = \"new_lead_nurture\""),
         ("version = 1\n", "", "x.toml:1: version: missing; write version = 1"),

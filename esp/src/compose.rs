@@ -1,5 +1,5 @@
 //! Renders emails from a sequence's templates.
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dripline_actors::ports::{ComposeError, Composer};
@@ -8,8 +8,13 @@ use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value as Json};
 
+use crate::{Recipient, UnsubscribeLinks};
+
 /// Work one rendering may do, in the engine's units: an instruction, or 64 bytes. Ends a template's endless loop.
 const FUEL: u64 = 1_000_000;
+
+/// What templates call the link to unsubscribe.
+const UNSUBSCRIBE_URL: &str = "unsubscribe_url";
 
 /// Longest body, in bytes. Gmail cuts off what is longer than 102 kB.
 const BODY_LIMIT: usize = 1024 * 1024;
@@ -23,24 +28,28 @@ const TEXT_WIDTH: usize = 72;
 /// Renders with minijinja, a Jinja dialect: <https://docs.rs/minijinja/latest/minijinja/syntax/index.html>.
 ///
 /// A template sees `firstName`, `lastName`, `email`, `phone`, `attributes` (every further field of the lead),
-/// `lead_id`, `sequence` and `step`; and each attribute by its own name too, where that name is free. What the lead does not
-/// have, or has as `null`, is undefined, and an undefined value is an error wherever it is used: an email that reads
-/// "Hello ," is not sent. Templates say what they want instead: `{{ firstName | default("there") }}`, or
-/// `{% if company is defined %}`.
+/// `lead_id`, `sequence`, `step` and `unsubscribe_url`; and each attribute by its own name too, where that name is free.
+/// What the lead does not have, or has as `null`, is undefined, and an undefined value is an error wherever it is used: an
+/// email that reads "Hello ," is not sent. Templates say what they want instead: `{{ firstName | default("there") }}`,
+/// or `{% if company is defined %}`.
+///
+/// Unless its sequence is transactional, an email has a link to unsubscribe: `unsubscribe_url` in its templates, and the
+/// headers for one click (RFC 8058 §3.1).
 ///
 /// Values are escaped in `.html` templates, and nowhere else. A step without a `.txt` gets a text part derived from its
 /// HTML.
 ///
 /// A sequence's version is compiled once and kept: it is immutable.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MinijinjaComposer {
+    links: UnsubscribeLinks,
     compiled: RwLock<HashMap<String, HashMap<u32, Arc<Compiled>>>>,
 }
 
 impl MinijinjaComposer {
     /// With nothing compiled yet.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(links: UnsubscribeLinks) -> Self {
+        Self { links, compiled: RwLock::default() }
     }
 
     fn compiled(&self, sequence: &Sequence) -> Result<Arc<Compiled>, ComposeError> {
@@ -68,7 +77,13 @@ impl Composer for MinijinjaComposer {
         let (Some(names), Some(to_send)) = (compiled.steps.get(step), sequence.steps.get(step)) else {
             return Err(ComposeError(format!("the sequence `{}` has no step {step}", sequence.name)));
         };
-        let context = context(sequence, &to_send.id, lead);
+        let unsubscribe_url = if sequence.transactional {
+            None
+        } else {
+            let recipient = Recipient { address: lead.address.clone(), send_key: send_key.to_owned() };
+            Some(self.links.url(&recipient).map_err(|error| ComposeError(error.to_string()))?)
+        };
+        let context = context(sequence, &to_send.id, lead, unsubscribe_url.as_deref());
         let render = |name: &String| compiled.render(name, &context);
 
         let subject = checked_subject(&names.subject, &render(&names.subject)?)?;
@@ -85,7 +100,7 @@ impl Composer for MinijinjaComposer {
             subject,
             html,
             text,
-            headers: Vec::new(),
+            headers: unsubscribe_url.map(|url| one_click(&url)).unwrap_or_default(),
             message_id: format!("<{send_key}@{}>", compiled.from_domain),
             send_key: send_key.to_owned(),
             lead_id: lead.lead_id.as_str().to_owned(),
@@ -99,7 +114,19 @@ impl Composer for MinijinjaComposer {
 /// Compiles every subject and template, and renders none. Gives what is wrong, each with its place, such as
 /// `welcome.html:3: unexpected end of input`; nothing when all is well.
 pub fn check_sequence(sequence: &Sequence) -> Vec<String> {
-    Compiled::new(sequence).err().unwrap_or_default()
+    match Compiled::new(sequence) {
+        Ok(_) if sequence.transactional => Vec::new(),
+        Ok(compiled) => compiled.without_link(),
+        Err(faults) => faults,
+    }
+}
+
+/// The headers by which a mail program unsubscribes (RFC 2369 §3.2, RFC 8058 §3.1).
+fn one_click(url: &str) -> Vec<(String, String)> {
+    vec![
+        ("List-Unsubscribe".to_owned(), format!("<{url}>")),
+        ("List-Unsubscribe-Post".to_owned(), "List-Unsubscribe=One-Click".to_owned()),
+    ]
 }
 
 /// One version of one sequence, ready to render.
@@ -165,6 +192,24 @@ impl Compiled {
         }
     }
 
+    /// A complaint about each body that shows no link to unsubscribe.
+    fn without_link(&self) -> Vec<String> {
+        let bodies: BTreeSet<&String> = self.steps.iter().flat_map(|step| step.html.iter().chain(&step.text)).collect();
+        let shows_link = |name: &str| {
+            let template = self.environment.get_template(name);
+            template.is_ok_and(|template| template.undeclared_variables(false).contains(UNSUBSCRIBE_URL))
+        };
+        let without = bodies.into_iter().filter(|name| !shows_link(name));
+        without
+            .map(|name| {
+                format!(
+                    "{name}: shows no link to unsubscribe; write {{{{ {UNSUBSCRIBE_URL} }}}} where it belongs, or \
+                     `transactional = true` in sequence.toml if these emails are part of a service the person uses"
+                )
+            })
+            .collect()
+    }
+
     fn render(&self, name: &str, context: &Value) -> Result<String, ComposeError> {
         let template = self.environment.get_template(name).map_err(|error| ComposeError(complaint(name, &error)))?;
         let rendered = template.render(context).map_err(|error| ComposeError(complaint(name, &error)))?;
@@ -185,7 +230,7 @@ fn text_name(template: &str) -> String {
 }
 
 /// What templates see of the lead. An attribute cannot take a name of ours, even where the lead has no such value.
-fn context(sequence: &Sequence, step: &str, lead: &Lead) -> Value {
+fn context(sequence: &Sequence, step: &str, lead: &Lead, unsubscribe_url: Option<&str>) -> Value {
     let profile = &lead.profile;
     let attributes: Vec<(&str, Value)> = fields(&profile.attributes).collect();
     let ours = [
@@ -197,6 +242,8 @@ fn context(sequence: &Sequence, step: &str, lead: &Lead) -> Value {
         ("lead_id", Some(lead.lead_id.as_str().into())),
         ("sequence", Some(sequence.name.as_str().into())),
         ("step", Some(step.into())),
+        // A configured URL and Base64: nothing to escape, and a provider that rewrites links knows it for one.
+        (UNSUBSCRIBE_URL, unsubscribe_url.map(|url| Value::from_safe_string(url.to_owned()))),
     ];
     let free = attributes.into_iter().filter(|(name, _)| ours.iter().all(|(taken, _)| name != taken));
     let free: Vec<(&str, Value)> = free.collect();

@@ -6,8 +6,16 @@ use std::time::Duration;
 
 use dripline_actors::ports::Composer;
 use dripline_domain::{Address, Lead, Profile, Reentry, Send, Sequence, Step, Template, Timestamp};
-use dripline_esp::{MinijinjaComposer, check_sequence};
+use dripline_esp::{MinijinjaComposer, Recipient, UnsubscribeLinks, check_sequence};
 use serde_json::{Value, json};
+
+fn links() -> UnsubscribeLinks {
+    UnsubscribeLinks::new("https://mail.acme.example", b"0123456789abcdef0123456789abcdef", [])
+}
+
+fn composer() -> MinijinjaComposer {
+    MinijinjaComposer::new(links())
+}
 
 fn sequence(subject: &str, html: Option<&str>, text: Option<&str>) -> Arc<Sequence> {
     let template = Template { html: html.map(str::to_owned), text: text.map(str::to_owned) };
@@ -44,12 +52,12 @@ fn lead(first_name: Option<&str>, attributes: Value) -> Lead {
 
 /// Renders `template` as the HTML, or the complaint.
 fn html(template: &str, lead: &Lead) -> Result<String, String> {
-    let email = MinijinjaComposer::new().compose(&sequence("Hello", Some(template), None), 0, lead, "5f2c91");
+    let email = composer().compose(&sequence("Hello", Some(template), None), 0, lead, "5f2c91");
     email.map(|email| email.html.unwrap()).map_err(|error| error.to_string())
 }
 
 fn subject(template: &str, lead: &Lead) -> Result<String, String> {
-    let email = MinijinjaComposer::new().compose(&sequence(template, None, Some("Hello")), 0, lead, "5f2c91");
+    let email = composer().compose(&sequence(template, None, Some("Hello")), 0, lead, "5f2c91");
     email.map(|email| email.subject).map_err(|error| error.to_string())
 }
 
@@ -57,14 +65,13 @@ fn subject(template: &str, lead: &Lead) -> Result<String, String> {
 fn an_email_is_whole() {
     let sequence = sequence("Hello {{ firstName }}", Some("<p>Hi</p>"), Some("Hi {{ firstName }}"));
     let lead = lead(Some("Jane"), json!({}));
-    let email = MinijinjaComposer::new().compose(&sequence, 0, &lead, "5f2c91").unwrap();
+    let email = composer().compose(&sequence, 0, &lead, "5f2c91").unwrap();
     assert_eq!(email.from, "Acme <team@acme.example>");
     assert_eq!(email.to.as_str(), "jane@example.com");
     assert_eq!(email.reply_to, None);
     assert_eq!(email.subject, "Hello Jane");
     assert_eq!(email.html.as_deref(), Some("<p>Hi</p>"));
     assert_eq!(email.text, "Hi Jane");
-    assert!(email.headers.is_empty());
     assert_eq!(email.message_id, "<5f2c91@acme.example>");
     assert_eq!(email.send_key, "5f2c91");
     assert_eq!(email.lead_id, lead.lead_id.as_str());
@@ -132,7 +139,7 @@ fn a_template_may_say_what_it_wants_instead() {
 fn values_are_escaped_in_html_and_only_there() {
     let sequence = sequence("{{ firstName }}", Some("<p>{{ firstName }}</p>"), Some("{{ firstName }}"));
     let name = "<b>J&J</b> {{ email }}";
-    let email = MinijinjaComposer::new().compose(&sequence, 0, &lead(Some(name), json!({})), "k").unwrap();
+    let email = composer().compose(&sequence, 0, &lead(Some(name), json!({})), "k").unwrap();
     assert_eq!(
         email.html.as_deref(),
         Some("<p>&lt;b&gt;J&amp;J&lt;&#x2f;b&gt; {{ email }}</p>"),
@@ -164,7 +171,7 @@ fn text_is_derived_from_html_where_there_is_none() {
         <p><a href="{link}">Start &amp; stay</a></p></td></tr></table></body></html>"#
     );
     let sequence = sequence("Hello", Some(&html), None);
-    let email = MinijinjaComposer::new().compose(&sequence, 0, &lead(Some("J&J"), json!({})), "k").unwrap();
+    let email = composer().compose(&sequence, 0, &lead(Some("J&J"), json!({})), "k").unwrap();
     let lines: Vec<&str> = email.text.lines().collect();
     assert_eq!(lines[0], "# Hello J&J");
     assert!(email.text.contains("[Start & stay][1]"), "{}", email.text);
@@ -186,16 +193,81 @@ fn a_template_that_never_ends_or_grows_without_end_is_stopped() {
     }
 }
 
+/// The link that the headers of this email carry.
+fn one_click_link(headers: &[(String, String)]) -> &str {
+    let [(name, link), post] = headers else { panic!("{headers:?}") };
+    assert_eq!(name, "List-Unsubscribe");
+    assert_eq!(*post, ("List-Unsubscribe-Post".to_owned(), "List-Unsubscribe=One-Click".to_owned()));
+    link.strip_prefix('<').and_then(|link| link.strip_suffix('>')).unwrap()
+}
+
+#[test]
+fn an_email_has_a_link_to_unsubscribe_in_each_part_and_in_its_headers() {
+    let html = "<p>Hello</p><p><a href=\"{{ unsubscribe_url }}\">Unsubscribe</a></p>";
+    let jane = lead(None, json!({"unsubscribe_url": "https://evil.example"}));
+    for text in [Some("Hello\n\n{{ unsubscribe_url }}\n"), None] {
+        let sequence = sequence("Hello", Some(html), text);
+        let email = composer().compose(&sequence, 0, &jane, "5f2c91").unwrap();
+        let link = one_click_link(&email.headers);
+        let token = link.strip_prefix("https://mail.acme.example/unsubscribe/").unwrap();
+        let recipient = Recipient { address: jane.address.clone(), send_key: "5f2c91".to_owned() };
+        assert_eq!(links().open(token), Some(recipient));
+        assert!(email.html.as_deref().unwrap().contains(&format!("href=\"{link}\"")), "{:?}", email.html);
+        assert!(email.text.lines().any(|line| line.ends_with(link)), "{}", email.text);
+        assert_eq!(composer().compose(&sequence, 0, &jane, "5f2c91").unwrap(), email, "a second attempt is the same");
+    }
+}
+
+#[test]
+fn a_transactional_email_has_no_link_to_unsubscribe() {
+    let mut receipt = Sequence::clone(&sequence("Your receipt", Some("<p>Thank you</p>"), None));
+    receipt.transactional = true;
+    assert_eq!(check_sequence(&receipt), Vec::<String>::new());
+    let jane = lead(None, json!({"unsubscribe_url": "https://evil.example"}));
+    let email = composer().compose(&Arc::new(receipt.clone()), 0, &jane, "5f2c91").unwrap();
+    assert!(email.headers.is_empty(), "{:?}", email.headers);
+
+    receipt.version += 1;
+    receipt.steps[0].send.subject = "{{ unsubscribe_url }}".to_owned();
+    let complaint = composer().compose(&Arc::new(receipt), 0, &jane, "5f2c91").unwrap_err().to_string();
+    assert!(complaint.contains("unsubscribe_url") && complaint.contains("undefined"), "{complaint}");
+}
+
+#[test]
+fn a_check_asks_for_the_link_in_each_body_that_has_none() {
+    let link = "<p>{{ unsubscribe_url }}</p>";
+    for (html, text, without) in [
+        (Some(link), None, &[][..]),
+        (Some(link), Some("{{ unsubscribe_url }}"), &[]),
+        (Some("<p>Hello</p>"), Some("{{ unsubscribe_url }}"), &["hello.html"]),
+        (Some(link), Some("Hello"), &["hello.txt"]),
+        (Some("<p>{# {{ unsubscribe_url }} #}</p>"), Some("Hello"), &["hello.html", "hello.txt"]),
+        (Some("{% set unsubscribe_url = '#' %}{{ unsubscribe_url }}"), None, &["hello.html"]),
+    ] {
+        let faults = check_sequence(&sequence("Hello", html, text));
+        assert_eq!(faults.len(), without.len(), "{faults:?}");
+        for (fault, name) in faults.iter().zip(without) {
+            assert!(fault.starts_with(&format!("{name}: shows no link to unsubscribe; write ")), "{fault}");
+            assert!(fault.contains("{{ unsubscribe_url }}") && fault.contains("transactional = true"), "{fault}");
+        }
+    }
+}
+
+#[test]
+fn an_older_version_without_the_link_is_still_sent_with_the_headers() {
+    let email = composer().compose(&sequence("Hello", Some("<p>Hello</p>"), None), 0, &lead(None, json!({})), "k");
+    one_click_link(&email.unwrap().headers);
+}
+
 #[test]
 fn a_step_that_is_not_there_is_a_complaint() {
-    let complaint =
-        MinijinjaComposer::new().compose(&sequence("Hello", None, Some("Hi")), 7, &lead(None, json!({})), "k");
+    let complaint = composer().compose(&sequence("Hello", None, Some("Hi")), 7, &lead(None, json!({})), "k");
     assert_eq!(complaint.unwrap_err().to_string(), "the sequence `welcome` has no step 7");
 }
 
 #[test]
 fn a_version_is_compiled_once_and_another_version_is_another_text() {
-    let composer = MinijinjaComposer::new();
+    let composer = composer();
     let jane = lead(Some("Jane"), json!({}));
     let first = sequence("Old", None, Some("Hi"));
     assert_eq!(composer.compose(&first, 0, &jane, "k").unwrap().subject, "Old");
@@ -210,10 +282,9 @@ fn a_version_is_compiled_once_and_another_version_is_another_text() {
 
 #[test]
 fn a_check_names_every_fault_with_its_place() {
-    assert!(
-        check_sequence(&sequence("{{ firstName }}", Some("{{ x }}"), Some("{% if y is defined %}{% endif %}")))
-            .is_empty()
-    );
+    let link = "{{ unsubscribe_url }}";
+    let (html, text) = (format!("{{{{ x }}}}{link}"), format!("{{% if y is defined %}}{{% endif %}}{link}"));
+    assert_eq!(check_sequence(&sequence("{{ firstName }}", Some(&html), Some(&text))), Vec::<String>::new());
 
     let mut broken = Sequence::clone(&sequence("{{ firstName", Some("<p>\n\n{% if %}"), Some("{% endfor %}")));
     broken.from = "Acme".to_owned();
@@ -223,6 +294,6 @@ fn a_check_names_every_fault_with_its_place() {
     for (fault, place) in faults.iter().zip(places) {
         assert!(fault.starts_with(place), "{fault}");
     }
-    let complaint = MinijinjaComposer::new().compose(&Arc::new(broken), 0, &lead(None, json!({})), "k").unwrap_err();
+    let complaint = composer().compose(&Arc::new(broken), 0, &lead(None, json!({})), "k").unwrap_err();
     assert_eq!(complaint.to_string(), faults.join("; "));
 }

@@ -30,6 +30,7 @@ mod secret;
 pub mod sendgrid;
 pub mod smtp;
 mod timely;
+pub mod webhooks;
 mod wire;
 
 pub use compose::{MinijinjaComposer, check_sequence};

@@ -31,6 +31,7 @@ pub mod sendgrid;
 pub mod smtp;
 mod timely;
 mod unsubscribe;
+pub mod webhooks;
 mod wire;
 
 pub use compose::{MinijinjaComposer, check_sequence};

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use dripline_domain::Timestamp;
 use dripline_nats::topology::Action;
 
-use crate::config::{Config, ConfigError, Loaded, check_sequences};
+use crate::config::{Config, ConfigError, Loaded, check_sequences, check_unsubscribe, read_sequences};
 use crate::lead::{self, LeadCommand};
 use crate::rejected::{self, RejectedCommand};
 use crate::service::{self, Parts};
@@ -119,7 +119,10 @@ impl Command {
             Self::Dev => runtime()?.block_on(dev::run(load()?)).map(|()| ExitCode::SUCCESS),
             Self::Topology(TopologyCommand::Apply(output)) => topology_apply(&load()?, &output),
             Self::Config(ConfigCommand::Check(output)) => {
-                print(&load()?.report(output.json))?;
+                let loaded = load()?;
+                // Where there are no sequences, a gateway alone may be meant; `sequence check` says what is wrong with them.
+                check_unsubscribe(&loaded, &read_sequences(&loaded.config.sequences.dir).sequences)?;
+                print(&loaded.report(output.json))?;
                 Ok(ExitCode::SUCCESS)
             }
             Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&load()?, &output),

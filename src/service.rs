@@ -1,6 +1,7 @@
 //! The parts put together: connects, applies the topology, and runs the gateway, the engine, or both, until told to
 //! stop.
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,11 +12,13 @@ use async_nats::jetstream::stream::Stream;
 use dripline_actors::ports::{Clock, Esp, FrontDoor};
 use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings};
 use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, Timestamp};
-use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp};
+use dripline_esp::webhooks::{Bridge, Vendor, WebhookSettings};
+use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp, UnsubscribeLinks};
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
-    Connections, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger, JetStreamPresence,
-    JetStreamRejected, JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection, SequenceBook, SuppressionList,
+    Connections, JetStreamFeedbackDoor, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger,
+    JetStreamPresence, JetStreamRejected, JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection,
+    SequenceBook, SuppressionList,
 };
 use tokio::net::TcpListener;
 
@@ -85,7 +88,7 @@ pub(crate) struct Running {
     engine: Option<Engine>,
     gateway: Option<(tokio::task::JoinHandle<std::io::Result<()>>, tokio::sync::oneshot::Sender<()>)>,
     /// Where the gateway listens.
-    pub(crate) address: Option<std::net::SocketAddr>,
+    pub(crate) address: Option<SocketAddr>,
     /// The way in, as the gateway has it.
     pub(crate) front_door: Arc<dyn FrontDoor>,
 }
@@ -101,28 +104,35 @@ impl Running {
             tracing::debug!(what = change.what, action = ?change.action, "topology");
         }
         let front_door: Arc<dyn FrontDoor> = Arc::new(JetStreamFrontDoor::open(&connections));
+        let listener = if parts.gateway { Some(listen(config.gateway.listen).await?) } else { None };
+        let address =
+            listener.as_ref().map(TcpListener::local_addr).transpose().context("the listener has no address")?;
+        let links = unsubscribe_links(config, &lead_ids, address.unwrap_or(config.gateway.listen));
         let engine = match esps {
             Some(esps) => {
-                let ports = ports(loaded, &connections, esps).await?;
+                let ports = ports(loaded, &connections, esps, links.clone()).await?;
                 let settings = settings(config, owner, lead_ids.clone());
                 Some(Engine::start(ports, settings).await.context("the engine did not start")?)
             }
             None => None,
         };
-        let (mut gateway, mut address) = (None, None);
-        if parts.gateway {
-            let listener = TcpListener::bind(config.gateway.listen)
-                .await
-                .with_context(|| format!("cannot listen on {} (gateway.listen)", config.gateway.listen))?;
-            address = Some(listener.local_addr().context("the listener has no address")?);
+        let mut gateway = None;
+        if let Some(listener) = listener {
+            let bridge = Bridge::new(&config.webhooks).map_err(|error| loaded.wrong("webhooks", error.to_string()))?;
+            warn_of_gaps(config, parts);
             let router = gateway::router(gateway::Gateway {
                 door: Arc::clone(&front_door),
+                feedback: Arc::new(JetStreamFeedbackDoor::open(&connections)),
+                bridge,
+                links,
+                clock: Arc::new(SystemClock),
                 sanitiser: sanitiser(config),
                 lead_ids,
                 settings: config.gateway.clone(),
                 addresses: Addresses::of(&config.log),
                 checks: Vec::new(),
-            });
+            })
+            .context("the page to unsubscribe cannot be shown")?;
             let (stop, stopped) = tokio::sync::oneshot::channel();
             let serving = tokio::spawn(gateway::serve(listener, router, async move {
                 // Dropped means stopping as well.
@@ -169,11 +179,65 @@ impl Running {
     }
 }
 
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (gateway.listen)"))
+}
+
+/// The links that emails carry and the gateway knows. Where nothing is set, they lead to this machine, and are sealed with
+/// a secret of this installation: good for looking at them.
+fn unsubscribe_links(config: &Config, lead_ids: &LeadIdKey, gateway: SocketAddr) -> UnsubscribeLinks {
+    let local = || {
+        if gateway.ip().is_unspecified() {
+            format!("http://localhost:{}", gateway.port())
+        } else {
+            format!("http://{gateway}")
+        }
+    };
+    let base_url = config.unsubscribe.base_url.clone().unwrap_or_else(local);
+    let base_url = base_url.trim_end_matches('/');
+    let mut keys = config.unsubscribe.keys.iter().map(|key| key.expose().as_bytes());
+    match keys.next() {
+        Some(current) => UnsubscribeLinks::new(base_url, current, keys),
+        None => UnsubscribeLinks::new(base_url, &lead_ids.derived("unsubscribe links"), []),
+    }
+}
+
+/// Says what this gateway takes or refuses, and should not.
+fn warn_of_gaps(config: &Config, parts: Parts) {
+    for vendor in insecure(&config.webhooks) {
+        tracing::warn!(
+            vendor,
+            "INSECURE: webhooks of this vendor are taken unverified, so anyone can end any lead; set its secret and remove \
+             webhooks.{vendor}.insecure"
+        );
+    }
+    if !parts.engine && config.unsubscribe.keys.is_empty() {
+        tracing::warn!("unsubscribe.keys is not set here: links that an engine sealed with such a key are refused");
+    }
+}
+
+fn insecure(webhooks: &WebhookSettings) -> Vec<&'static str> {
+    let WebhookSettings { sendgrid, mailgun, postmark, resend, ses } = webhooks;
+    let vendors = [
+        (Vendor::Sendgrid, sendgrid.as_ref().is_some_and(|settings| settings.insecure)),
+        (Vendor::Mailgun, mailgun.as_ref().is_some_and(|settings| settings.insecure)),
+        (Vendor::Postmark, postmark.as_ref().is_some_and(|settings| settings.insecure)),
+        (Vendor::Resend, resend.as_ref().is_some_and(|settings| settings.insecure)),
+        (Vendor::Ses, ses.as_ref().is_some_and(|settings| settings.insecure)),
+    ];
+    vendors.into_iter().filter(|(_, insecure)| *insecure).map(|(vendor, _)| vendor.name()).collect()
+}
+
 /// The engine's world: everything on NATS, the sequences of the configured folder, and these providers.
 ///
 /// # Errors
 /// The sequences cannot be used, or the topology is not there.
-pub async fn ports(loaded: &Loaded, connections: &Connections, esps: Vec<Arc<dyn Esp>>) -> anyhow::Result<Ports> {
+pub async fn ports(
+    loaded: &Loaded,
+    connections: &Connections,
+    esps: Vec<Arc<dyn Esp>>,
+    links: UnsubscribeLinks,
+) -> anyhow::Result<Ports> {
     let config = &loaded.config;
     let context = &Connections::jetstream(&connections.general);
     let report = check_sequences(loaded);
@@ -187,6 +251,8 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esps: Vec<Arc<dyn
     let sequences =
         SequenceBook::publish(context, stream(context, topology::SEQUENCES_BUCKET).await?, report.sequences, selection)
             .await?;
+    // An older version of a sequence can be on its way that the folder has no more.
+    let links = (!config.esp.mails() || config.unsubscribe.missing().is_none()).then_some(links);
     let timers_context = Connections::jetstream(&connections.timers);
     let leads = stream(context, topology::LEADS_BUCKET).await?;
     let timers = stream(context, topology::TIMERS).await?;
@@ -200,7 +266,7 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esps: Vec<Arc<dyn
             stream(context, topology::SUPPRESSIONS_BUCKET).await?,
         )),
         sequences: Arc::new(sequences),
-        composer: Arc::new(MinijinjaComposer::new()),
+        composer: Arc::new(MinijinjaComposer::new(links)),
         esps,
         rejected: Arc::new(JetStreamRejected::new(context.clone())),
         ledger: Arc::new(JetStreamLedger::new(leads, timers, connections.connected.clone())),

@@ -381,14 +381,22 @@ pub struct Submission {
     pub id: Option<String>,
 }
 
-/// Why a lead was not taken: the source must try again.
+/// Why a lead or an event was not taken: unless it is too large, the source must try again.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontDoorError {
     /// The queue is at its limit (discard new). Nothing was kept.
-    #[error("the lead queue is full")]
+    #[error("the queue is full")]
     Full,
-    /// The queue cannot be reached, or did not answer in time: then the lead may be in it all the same.
-    #[error("the lead queue is unavailable")]
+    /// More than the queue takes as one message. Nothing was kept.
+    #[error("{bytes} bytes are more than the {most} that the queue takes")]
+    TooLarge {
+        /// It has so many.
+        bytes: usize,
+        /// It may have so many.
+        most: usize,
+    },
+    /// The queue cannot be reached, or did not answer in time: then what was sent may be in it all the same.
+    #[error("the queue is unavailable")]
     Unavailable(#[source] Source),
 }
 

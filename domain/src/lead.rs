@@ -63,10 +63,19 @@ impl LeadIdKey {
 
     /// The id of this address: HMAC-SHA-256 (RFC 2104), cut to 128 bits.
     pub fn lead_id(&self, address: &Address) -> LeadId {
+        LeadId(format!("ld_{}", hex(&self.mac(address.as_str())[..16])))
+    }
+
+    /// Another secret of this installation, for this purpose alone: HMAC-SHA-256. A purpose is no address.
+    pub fn derived(&self, purpose: &str) -> [u8; 32] {
+        self.mac(purpose)
+    }
+
+    fn mac(&self, text: &str) -> [u8; 32] {
         // HMAC takes a key of any length, so the other arm is never reached.
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
-        mac.update(address.as_str().as_bytes());
-        LeadId(format!("ld_{}", hex(&mac.finalize().into_bytes()[..16])))
+        mac.update(text.as_bytes());
+        mac.finalize().into_bytes().into()
     }
 }
 

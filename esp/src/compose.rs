@@ -16,6 +16,8 @@ const FUEL: u64 = 1_000_000;
 /// What templates call the link to unsubscribe.
 const UNSUBSCRIBE_URL: &str = "unsubscribe_url";
 
+const NO_LINKS: &str = "no link to unsubscribe can be made; set unsubscribe.base_url and unsubscribe.keys";
+
 /// Longest body, in bytes. Gmail cuts off what is longer than 102 kB.
 const BODY_LIMIT: usize = 1024 * 1024;
 
@@ -42,13 +44,13 @@ const TEXT_WIDTH: usize = 72;
 /// A sequence's version is compiled once and kept: it is immutable.
 #[derive(Debug)]
 pub struct MinijinjaComposer {
-    links: UnsubscribeLinks,
+    links: Option<UnsubscribeLinks>,
     compiled: RwLock<HashMap<String, HashMap<u32, Arc<Compiled>>>>,
 }
 
 impl MinijinjaComposer {
-    /// With nothing compiled yet.
-    pub fn new(links: UnsubscribeLinks) -> Self {
+    /// With nothing compiled yet. Without `links`, only emails of transactional sequences are rendered.
+    pub fn new(links: Option<UnsubscribeLinks>) -> Self {
         Self { links, compiled: RwLock::default() }
     }
 
@@ -81,7 +83,8 @@ impl Composer for MinijinjaComposer {
             None
         } else {
             let recipient = Recipient { address: lead.address.clone(), send_key: send_key.to_owned() };
-            Some(self.links.url(&recipient).map_err(|error| ComposeError(error.to_string()))?)
+            let links = self.links.as_ref().ok_or_else(|| ComposeError(NO_LINKS.to_owned()))?;
+            Some(links.url(&recipient).map_err(|error| ComposeError(error.to_string()))?)
         };
         let context = context(sequence, &to_send.id, lead, unsubscribe_url.as_deref());
         let render = |name: &String| compiled.render(name, &context);

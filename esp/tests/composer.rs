@@ -14,7 +14,7 @@ fn links() -> UnsubscribeLinks {
 }
 
 fn composer() -> MinijinjaComposer {
-    MinijinjaComposer::new(links())
+    MinijinjaComposer::new(Some(links()))
 }
 
 fn sequence(subject: &str, html: Option<&str>, text: Option<&str>) -> Arc<Sequence> {
@@ -231,6 +231,16 @@ fn a_transactional_email_has_no_link_to_unsubscribe() {
     receipt.steps[0].send.subject = "{{ unsubscribe_url }}".to_owned();
     let complaint = composer().compose(&Arc::new(receipt), 0, &jane, "5f2c91").unwrap_err().to_string();
     assert!(complaint.contains("unsubscribe_url") && complaint.contains("undefined"), "{complaint}");
+}
+
+#[test]
+fn without_a_way_to_make_links_only_transactional_emails_are_rendered() {
+    let composer = MinijinjaComposer::new(None);
+    let mut sequence = Sequence::clone(&sequence("Hello", None, Some("Hi")));
+    let complaint = composer.compose(&Arc::new(sequence.clone()), 0, &lead(None, json!({})), "k").unwrap_err();
+    assert!(complaint.to_string().contains("set unsubscribe.base_url and unsubscribe.keys"), "{complaint}");
+    sequence.transactional = true;
+    assert_eq!(composer.compose(&Arc::new(sequence), 0, &lead(None, json!({})), "k").unwrap().text, "Hi");
 }
 
 #[test]

@@ -16,6 +16,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// `JSStreamWrongLastSequence`, with and without its constant text.
 const CONFLICTS: [u64; 2] = [10_071, 10_164];
 
+#[derive(Clone)]
 pub(crate) struct BatchMessage {
     pub(crate) subject: String,
     pub(crate) headers: HeaderMap,

@@ -2,7 +2,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod batch;
+mod batch_queue;
 mod connect;
+mod feedback_door;
 mod front_door;
 mod inbox;
 mod key_hash;
@@ -19,6 +21,7 @@ mod timers;
 pub mod topology;
 
 pub use connect::{CommitConnection, ConnectError, Connections, Login, connect};
+pub use feedback_door::JetStreamFeedbackDoor;
 pub use front_door::JetStreamFrontDoor;
 pub use inbox::JetStreamInbox;
 pub use ledger::JetStreamLedger;

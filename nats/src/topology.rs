@@ -37,6 +37,8 @@ pub const JOURNAL: &str = "JOURNAL";
 
 /// Raw leads without a source; `leads.new.<source>` with one.
 pub const LEADS_SUBJECT: &str = "leads.new";
+/// Events of one provider are on `feedback.<provider>`.
+pub(crate) const FEEDBACK_SUBJECT: &str = "feedback";
 pub(crate) const LEADS_BUCKET_SUBJECT: &str = "$KV.leads.";
 pub(crate) const SUPPRESSIONS_BUCKET_SUBJECT: &str = "$KV.suppressions.";
 pub(crate) const SEQUENCES_BUCKET_SUBJECT: &str = "$KV.sequences.";
@@ -66,7 +68,7 @@ const MAX_ACK_PENDING: i64 = 100_000;
 
 /// The largest message of a queue, headers included: below the server's default `max_payload` of 1 MiB, so that it also
 /// fits into `REJECTED`, with the reason beside it.
-const QUEUE_MESSAGE_BYTES: i32 = 1_000_000;
+pub(crate) const QUEUE_MESSAGE_BYTES: i32 = 1_000_000;
 
 /// What differs from one installation to the next.
 #[derive(Debug, Clone, Copy)]

@@ -64,6 +64,11 @@ impl ConfigError {
         Self::at(key, format!("is missing; set it in {}, or DRIPLINE_{variable}", super::DEFAULT_FILE))
     }
 
+    /// The same, and why it is so.
+    pub fn because(self, why: &str) -> Self {
+        Self { message: format!("{}; {why}", self.message), ..self }
+    }
+
     /// There is no such key; `known` are those beside it.
     pub fn unknown(place: &str, name: &str, known: &[&str]) -> Self {
         let close = known.iter().map(|other| (distance(name, other), other)).min().filter(|(edits, _)| *edits <= 2);
@@ -106,7 +111,7 @@ impl ConfigError {
 
 /// Whether a value under this key must not be shown, not even when it is wrong.
 pub fn is_secret(key: &str) -> bool {
-    ["password", "api_key", "seed", "secret", "token"].iter().any(|word| key.contains(word))
+    ["password", "key", "seed", "secret", "token"].iter().any(|word| key.contains(word))
 }
 
 fn found_as(found: &Actual, secret: bool) -> String {

@@ -47,7 +47,7 @@ impl Loaded {
     }
 
     /// The value of this key is of the right type, and wrong.
-    pub(super) fn wrong(&self, key: &str, message: impl Into<String>) -> ConfigError {
+    pub(crate) fn wrong(&self, key: &str, message: impl Into<String>) -> ConfigError {
         ConfigError::of_key(&self.origin(key), key, message)
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use dripline_domain::{Sequence, Template, parse_sequence};
 use dripline_esp::check_sequence;
 
-use super::Loaded;
 use super::units::duration;
+use super::{Config, ConfigError, Loaded};
 
 const FILE: &str = "sequence.toml";
 
@@ -34,7 +34,23 @@ pub fn check_sequences(loaded: &Loaded) -> SequenceReport {
             report.problems.push(loaded.wrong(&key, message).to_string());
         }
     }
+    report.problems.extend(check_unsubscribe(loaded, &report.sequences).err().map(|error| error.to_string()));
     report
+}
+
+/// Whether the emails of these sequences can carry a link by which people unsubscribe, where they are mailed at all.
+///
+/// # Errors
+/// A setting that is missing, and the sequence that cannot do without.
+pub fn check_unsubscribe(loaded: &Loaded, sequences: &[Sequence]) -> Result<(), ConfigError> {
+    let Config { esp, unsubscribe, .. } = &loaded.config;
+    let with_link = sequences.iter().find(|sequence| !sequence.transactional);
+    match (with_link, unsubscribe.missing()) {
+        (Some(Sequence { name, .. }), Some(key)) if esp.mails() => Err(ConfigError::missing(key).because(&format!(
+            "the sequence `{name}` is not transactional, so its emails carry a link to unsubscribe"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Reads every sequence in this folder: `<dir>/<name>/sequence.toml`, its templates beside it.

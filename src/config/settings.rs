@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dripline_actors::BreakerLimits;
 use dripline_domain::{DoubtEnd, DoubtPolicy, RetryPolicy};
+use dripline_esp::webhooks::WebhookSettings;
 use dripline_esp::{Secret, mailgun, outbox, postmark, resend, sendgrid, smtp};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,10 @@ pub struct Config {
     pub sequences: Sequences,
     /// The HTTP door.
     pub gateway: Gateway,
+    /// Whose webhooks are taken: `DRIPLINE_WEBHOOKS__<PROVIDER>__*`.
+    pub webhooks: WebhookSettings,
+    /// The link by which people unsubscribe.
+    pub unsubscribe: Unsubscribe,
     /// Limits and rhythms of the engine.
     pub engine: Engine,
     /// When a failed send is tried again.
@@ -138,6 +143,13 @@ impl Default for Esp {
     }
 }
 
+impl Esp {
+    /// Whether emails leave for people's mailboxes.
+    pub fn mails(&self) -> bool {
+        std::iter::once(&self.provider).chain(&self.fallback).any(|provider| *provider != Provider::Outbox)
+    }
+}
+
 /// What becomes of an email whose answer was lost, if nobody can find out whether it was mailed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -232,6 +244,29 @@ impl Default for Gateway {
             rate_per_ip: None,
             trust_forwarded_for: false,
             form_redirect: None,
+        }
+    }
+}
+
+/// The link by which people unsubscribe. The same for all processes: one seals what another opens.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Unsubscribe {
+    /// `DRIPLINE_UNSUBSCRIBE__BASE_URL`: where people reach the gateway, such as `https://mail.acme.example`.
+    pub base_url: Option<String>,
+    /// `DRIPLINE_UNSUBSCRIBE__KEYS`: secrets of 32 characters or more. The first seals; links of all of them are good.
+    pub keys: Vec<Secret>,
+}
+
+impl Unsubscribe {
+    /// What must be set before a link can go into people's mailboxes, and is not.
+    pub fn missing(&self) -> Option<&'static str> {
+        if self.base_url.is_none() {
+            Some("unsubscribe.base_url")
+        } else if self.keys.is_empty() {
+            Some("unsubscribe.keys")
+        } else {
+            None
         }
     }
 }

@@ -347,8 +347,12 @@ fn check(files: &[(&str, &str)], toml: &str) -> (SequenceReport, String) {
 
 #[test]
 fn good_sequences_are_listed() {
-    let files =
-        [("welcome/sequence.toml", WELCOME), ("welcome/hello.html", "<p>Hello</p>"), (".git/x", ""), ("notes.txt", "")];
+    let files = [
+        ("welcome/sequence.toml", WELCOME),
+        ("welcome/hello.html", "<p>{{ unsubscribe_url }}</p>"),
+        (".git/x", ""),
+        ("notes.txt", ""),
+    ];
     let (report, text) = check(&files, "[sequences]\ndefault = \"welcome\"");
     assert!(report.is_good(), "{text}");
     assert_eq!(text, "welcome version 1: 2 emails over 2d, from Acme <hello@acme.example>\n");
@@ -356,7 +360,7 @@ fn good_sequences_are_listed() {
 
 #[test]
 fn every_fault_of_the_sequences_is_told_with_its_place() {
-    let hello = ("welcome/hello.html", "<p>Hello</p>");
+    let hello = ("welcome/hello.html", "<p>{{ unsubscribe_url }}</p>");
     let welcome = ("welcome/sequence.toml", WELCOME);
     let renamed = WELCOME.replace("\"welcome\"", "\"greeting\"");
     for (files, toml, expected) in [

@@ -1,16 +1,22 @@
 //! What the types alone don't say.
 use std::time::Duration;
 
+use axum::http::Uri;
 use dripline_domain::check_region;
+use dripline_esp::Secret;
 use tracing_subscriber::EnvFilter;
 
 use super::units::duration;
-use super::{ConfigError, Engine, Esp, Gateway, Loaded, Log, Nats, Provider, Retry, Sequences};
+use super::{ConfigError, Engine, Esp, Gateway, Loaded, Log, Nats, Provider, Retry, Sequences, Unsubscribe};
 
 type Checked = Result<(), ConfigError>;
 
 /// NATS keeps at most so many copies.
 const MOST_REPLICAS: usize = 5;
+
+/// Each is tried for a link that is none of ours.
+const MOST_UNSUBSCRIBE_KEYS: usize = 16;
+const SHORTEST_UNSUBSCRIBE_KEY: usize = 32;
 
 /// The first thing that is wrong.
 pub fn validate(loaded: &Loaded) -> Checked {
@@ -19,6 +25,7 @@ pub fn validate(loaded: &Loaded) -> Checked {
     esp(loaded, &config.esp)?;
     sequences(loaded, &config.sequences)?;
     gateway(loaded, &config.gateway)?;
+    unsubscribe(loaded, &config.unsubscribe)?;
     engine(loaded, &config.engine, &config.esp)?;
     retry(loaded, &config.retry)?;
     log(loaded, &config.log)
@@ -161,6 +168,38 @@ fn is_origin(origin: &str) -> bool {
 /// Can stand in a header.
 fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn unsubscribe(loaded: &Loaded, unsubscribe: &Unsubscribe) -> Checked {
+    if let Some(url) = &unsubscribe.base_url {
+        ensure(loaded, "unsubscribe.base_url", is_base_url(url), || {
+            format!("`{url}` cannot be the beginning of a link; write \"https://mail.acme.example\"")
+        })?;
+    }
+    ensure(loaded, "unsubscribe.keys", unsubscribe.keys.len() <= MOST_UNSUBSCRIBE_KEYS, || {
+        format!("are more than {MOST_UNSUBSCRIBE_KEYS}; leave out the last ones")
+    })?;
+    let long_enough = |key: &Secret| key.expose().chars().count() >= SHORTEST_UNSUBSCRIBE_KEY;
+    ensure(loaded, "unsubscribe.keys", unsubscribe.keys.iter().all(long_enough), || {
+        format!(
+            "each must have {SHORTEST_UNSUBSCRIBE_KEY} characters or more, so that nobody guesses it; make one with \
+             `openssl rand -hex 32`"
+        )
+    })
+}
+
+/// As mail programs take a link for one click: HTTPS (RFC 8058 §3.1). Without it only on this machine, to try it out.
+fn is_base_url(url: &str) -> bool {
+    let plain = !url.contains(['?', '#', '@', '<', '>', '"', '\'', '&']) && is_visible(url);
+    let Some(uri) = url.parse::<Uri>().ok().filter(|uri| plain && uri.host().is_some_and(|host| !host.is_empty()))
+    else {
+        return false;
+    };
+    match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]")),
+        _ => false,
+    }
 }
 
 fn engine(loaded: &Loaded, engine: &Engine, esp: &Esp) -> Checked {

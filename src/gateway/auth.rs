@@ -1,6 +1,6 @@
 //! Who may hand leads in, and how fast.
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -47,29 +47,27 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
 }
 
-/// Holds each client to a number of requests a second.
-pub struct ClientLimit {
-    limiter: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
+/// Holds each client, or whatever else has a key, to a rate.
+pub struct KeyedLimit<K: Hash + Eq + Clone> {
+    limiter: RateLimiter<K, HashMapStateStore<K>, DefaultClock>,
     clock: DefaultClock,
     began: Instant,
     forgot_at: AtomicU64,
 }
 
-impl ClientLimit {
-    pub fn new(per_second: NonZeroU32) -> Self {
+impl<K: Hash + Eq + Clone> KeyedLimit<K> {
+    pub fn new(quota: Quota) -> Self {
         Self {
-            limiter: RateLimiter::hashmap(Quota::per_second(per_second)),
+            limiter: RateLimiter::hashmap(quota),
             clock: DefaultClock::default(),
             began: Instant::now(),
             forgot_at: AtomicU64::new(0),
         }
     }
 
-    pub fn check(&self, client: IpAddr) -> Result<(), Problem> {
+    pub fn check(&self, key: &K) -> Result<(), Problem> {
         self.forget();
-        self.limiter
-            .check_key(&network(client))
-            .map_err(|until| Problem::too_many_requests(until.wait_time_from(self.clock.now())))
+        self.limiter.check_key(key).map_err(|until| Problem::too_many_requests(until.wait_time_from(self.clock.now())))
     }
 
     /// Without this, everyone who ever came would stay in memory. Done by whoever comes when it is time.
@@ -85,7 +83,7 @@ impl ClientLimit {
 }
 
 /// What one client holds: an IPv4 address, or an IPv6 /64, all of whose addresses are one household's.
-fn network(client: IpAddr) -> IpAddr {
+pub fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         v4 @ IpAddr::V4(_) => v4,

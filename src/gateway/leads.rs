@@ -1,22 +1,21 @@
 //! `POST /v1/leads`: from the bytes of a request to a lead on disk.
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Form, FromRequest, Path, Request, State};
-use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use dripline_actors::ports::{FrontDoorError, Submission};
+use bytes::Bytes;
+use dripline_actors::ports::Submission;
 use dripline_domain::LeadId;
-use futures_util::StreamExt;
 use serde_json::{Map, Value, map};
 
+use super::request::{read, text, wants_page};
 use super::{IDEMPOTENCY_KEY, Problem, Shared, auth};
 
 const JSON: &str = "application/json";
@@ -24,13 +23,6 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 const MAX_SOURCE: usize = 64;
 const MAX_IDEMPOTENCY_KEY: usize = 128;
-
-/// A body that takes longer is not waited for.
-const BODY_TIME: Duration = Duration::from_secs(15);
-
-/// What is read of a body that is too large, and thrown away: a client that still writes would not see our answer.
-const MOST_DISCARDED: usize = 16 << 20;
-const DISCARD_TIME: Duration = Duration::from_secs(5);
 
 /// `POST /v1/leads`
 pub async fn submit(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -67,7 +59,7 @@ async fn answer(shared: &Shared, source: Option<String>, request: Request) -> Re
 
 async fn take(shared: &Shared, source: Option<String>, request: Request, began: Instant) -> Result<Response, Problem> {
     if let Some(limit) = &shared.limit {
-        limit.check(auth::client(&request, shared.trust_forwarded_for))?;
+        limit.check(&auth::network(auth::client(&request, shared.trust_forwarded_for)))?;
     }
     shared.keys.check(request.headers())?;
 
@@ -88,8 +80,10 @@ async fn take(shared: &Shared, source: Option<String>, request: Request, began: 
     let id = id.map(|key| format!("{lead_id}:{key}"));
     let lead = Submission { source, payload, content_type: JSON, id };
     if let Err(error) = shared.door.submit(lead).await {
-        shared.refusals.record(&error);
-        return Err(Problem::from(&error));
+        if let Some(refused) = shared.refusals.to_say() {
+            tracing::warn!(refused, error = &error as &dyn Error, "leads refused: the queue does not take them");
+        }
+        return Err(Problem::of_lead(&error));
     }
     let address = shared.addresses.show(&arrival.address);
     tracing::debug!(%lead_id, %address, status = 202, latency = ?began.elapsed(), "lead accepted");
@@ -135,15 +129,6 @@ impl Media {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// Whether a person waits for a page, rather than a script for an answer.
-fn wants_page(headers: &HeaderMap) -> bool {
-    text(headers, &ACCEPT).is_some_and(|accept| accept.contains("text/html"))
-}
-
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let visible = key.as_bytes().iter().all(u8::is_ascii_graphic);
@@ -151,61 +136,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         Ok(key) if visible && (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
         Ok(_) | Err(_) => Err(Problem::invalid_idempotency_key()),
     }
-}
-
-/// Reads a body up to `limit`; no more than that is ever held.
-async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let mut chunks = body.into_data_stream();
-    let announced: Option<usize> = text(headers, &CONTENT_LENGTH).and_then(|length| length.parse().ok());
-    let announced_too_much = announced.is_some_and(|length| length > limit);
-    if !announced_too_much {
-        let collected = tokio::time::timeout(BODY_TIME, collect(&mut chunks, limit)).await;
-        if let Some(body) = collected.map_err(|_| Problem::too_slow())?? {
-            return Ok(body);
-        }
-    }
-    // Who asked first has sent nothing yet, and will not.
-    if !headers.contains_key(EXPECT) {
-        discard(&mut chunks).await;
-    }
-    Err(Problem::too_large(limit))
-}
-
-/// The whole body; none if it is longer than `limit`.
-async fn collect(chunks: &mut BodyDataStream, limit: usize) -> Result<Option<Bytes>, Problem> {
-    let Some(first) = next(chunks).await? else { return Ok(Some(Bytes::new())) };
-    if first.len() > limit {
-        return Ok(None);
-    }
-    // Nearly every lead is one chunk, and is not copied.
-    let Some(second) = next(chunks).await? else { return Ok(Some(first)) };
-    let mut whole = BytesMut::from(first);
-    let mut chunk = Some(second);
-    while let Some(part) = chunk {
-        if whole.len() + part.len() > limit {
-            return Ok(None);
-        }
-        whole.extend_from_slice(&part);
-        chunk = next(chunks).await?;
-    }
-    Ok(Some(whole.freeze()))
-}
-
-async fn next(chunks: &mut BodyDataStream) -> Result<Option<Bytes>, Problem> {
-    chunks.next().await.transpose().map_err(|_| Problem::broken_body())
-}
-
-async fn discard(chunks: &mut BodyDataStream) {
-    let mut left = MOST_DISCARDED;
-    let all = async {
-        while let Some(Ok(chunk)) = chunks.next().await
-            && left >= chunk.len()
-        {
-            left -= chunk.len();
-        }
-    };
-    // Too much or too slow: the connection is closed instead.
-    let _ = tokio::time::timeout(DISCARD_TIME, all).await;
 }
 
 /// A form as a JSON object. A field left empty is left out, as the person left it; one that comes several times (a group
@@ -234,28 +164,4 @@ async fn json_of_form(parts: Parts, body: Bytes) -> Result<Bytes, Problem> {
         }
     }
     serde_json::to_vec(&object).map(Bytes::from).map_err(|_| Problem::not_a_form())
-}
-
-/// Says that leads are refused: once a second with how many, not once a lead.
-pub struct RefusalLog {
-    began: Instant,
-    second: AtomicU64,
-    unsaid: AtomicU64,
-}
-
-impl Default for RefusalLog {
-    fn default() -> Self {
-        Self { began: Instant::now(), second: AtomicU64::new(u64::MAX), unsaid: AtomicU64::new(0) }
-    }
-}
-
-impl RefusalLog {
-    fn record(&self, error: &FrontDoorError) {
-        self.unsaid.fetch_add(1, Ordering::Relaxed);
-        let second = self.began.elapsed().as_secs();
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            let refused = self.unsaid.swap(0, Ordering::Relaxed);
-            tracing::warn!(refused, error = error as &dyn Error, "leads refused: the queue does not take them");
-        }
-    }
 }

@@ -1,8 +1,12 @@
-//! The HTTP door for leads. It checks their shape, puts them into the queue, and knows nothing of sequences.
+//! The HTTP door: for leads, for what providers tell, and for people who want no more. It checks their shape, puts them
+//! into the queues, and knows nothing of sequences.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `POST /v1/leads`, `POST /v1/leads/{source}` | 202 once the lead is on disk |
+//! | `POST /webhooks/{vendor}` | 200 once the provider's events are on disk |
+//! | `GET /unsubscribe/{token}` | a page with a button |
+//! | `POST /unsubscribe/{token}`, `POST /unsubscribe/{token}/undo` | 200 once the person's wish is on disk |
 //! | `GET /healthz` | 200 while the process lives |
 //! | `GET /readyz` | 200 while leads are taken, otherwise 503 with what is not ready |
 //!
@@ -11,10 +15,14 @@ mod auth;
 pub mod health;
 mod leads;
 mod problem;
+mod refusals;
+mod request;
+mod unsubscribe;
+mod webhooks;
 
 use std::future::{Future, IntoFuture, pending};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,17 +32,22 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::routing::post;
 use axum::serve::ListenerExt;
-use dripline_actors::ports::FrontDoor;
+use dripline_actors::ports::{Clock, FeedbackDoor, FrontDoor};
 use dripline_domain::{LeadIdKey, Sanitiser};
+use dripline_esp::UnsubscribeLinks;
+use dripline_esp::webhooks::Bridge;
+use governor::Quota;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use self::auth::{ApiKeys, ClientLimit};
+use self::auth::{ApiKeys, KeyedLimit};
 use self::health::{QueueCheck, ReadyCheck};
-use self::leads::RefusalLog;
 pub use self::leads::is_source;
 use self::problem::Problem;
+use self::refusals::RefusalLog;
+use self::unsubscribe::Unsubscribe;
+use self::webhooks::Webhooks;
 use crate::config;
 use crate::telemetry::Addresses;
 
@@ -50,8 +63,16 @@ const STOPPING_TIME: Duration = Duration::from_secs(20);
 
 /// What the gateway needs.
 pub struct Gateway {
-    /// The queue.
+    /// The queue of leads.
     pub door: Arc<dyn FrontDoor>,
+    /// The queue of what comes back.
+    pub feedback: Arc<dyn FeedbackDoor>,
+    /// Tells a provider's delivery from a forged one.
+    pub bridge: Bridge,
+    /// Tells our links to unsubscribe from forged ones.
+    pub links: UnsubscribeLinks,
+    /// Dates what comes back.
+    pub clock: Arc<dyn Clock>,
     /// Tells a lead from what is none.
     pub sanitiser: Sanitiser,
     /// Gives a lead its id, the same as the engine does.
@@ -71,7 +92,7 @@ struct Shared {
     lead_ids: LeadIdKey,
     addresses: Addresses,
     keys: ApiKeys,
-    limit: Option<ClientLimit>,
+    limit: Option<KeyedLimit<IpAddr>>,
     trust_forwarded_for: bool,
     body_limit: usize,
     form_redirect: Option<HeaderValue>,
@@ -79,8 +100,14 @@ struct Shared {
 }
 
 /// The gateway's routes.
-pub fn router(gateway: Gateway) -> Router {
-    let Gateway { door, sanitiser, lead_ids, settings, addresses, mut checks } = gateway;
+///
+/// # Errors
+/// The page to unsubscribe has a wrong template.
+pub fn router(gateway: Gateway) -> Result<Router, minijinja::Error> {
+    let Gateway { door, feedback, bridge, links, clock, sanitiser, lead_ids, settings, addresses, mut checks } =
+        gateway;
+    let webhooks = Webhooks { bridge, door: Arc::clone(&feedback), clock: Arc::clone(&clock) };
+    let unsubscribe = Unsubscribe { links, door: feedback, clock, addresses };
     checks.insert(0, Arc::new(QueueCheck(Arc::clone(&door))));
     let shared = Shared {
         door,
@@ -88,25 +115,29 @@ pub fn router(gateway: Gateway) -> Router {
         lead_ids,
         addresses,
         keys: ApiKeys::new(settings.api_keys),
-        limit: settings.rate_per_ip.map(ClientLimit::new),
+        limit: settings.rate_per_ip.map(|rate| KeyedLimit::new(Quota::per_second(rate))),
         trust_forwarded_for: settings.trust_forwarded_for,
         body_limit: settings.body_limit,
         form_redirect: settings.form_redirect.and_then(|url| HeaderValue::try_from(url).ok()),
         refusals: RefusalLog::default(),
     };
-    let router = Router::new()
+    let leads = Router::new()
         .route("/v1/leads", post(leads::submit))
         .route("/v1/leads/{source}", post(leads::submit_from))
-        // The body is measured where it is read.
+        .with_state(Arc::new(shared));
+    let leads = match cors(&settings.cors_origins) {
+        Some(cors) => leads.layer(cors),
+        None => leads,
+    };
+    let router = leads
+        .merge(webhooks::router(webhooks))
+        .merge(unsubscribe::router(unsubscribe)?)
+        // Bodies are measured where they are read.
         .layer(DefaultBodyLimit::disable())
-        .with_state(Arc::new(shared))
         .merge(health::router(checks))
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed());
-    match cors(&settings.cors_origins) {
-        Some(cors) => router.layer(cors),
-        None => router,
-    }
+    Ok(router)
 }
 
 /// Lets scripts on these pages hand leads in; none when there are no such pages.

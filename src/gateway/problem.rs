@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dripline_actors::ports::FrontDoorError;
 use dripline_domain::ArrivalError;
+use dripline_esp::webhooks::WebhookError;
 use serde::Serialize;
 
 /// After how many seconds a source should try again when the queue takes nothing.
@@ -73,7 +74,7 @@ impl Problem {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_requests",
-            "more requests than one address may send a second",
+            "more requests than one sender may send in so short a time",
         )
         .retry_after(seconds)
     }
@@ -111,6 +112,46 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid_idempotency_key", detail).of("Idempotency-Key")
     }
 
+    /// The queue does not take a lead.
+    pub fn of_lead(error: &FrontDoorError) -> Self {
+        Self::of_queue(
+            error,
+            "nothing of this lead was kept: send it again later",
+            // An ack that was lost on its way leaves the lead in the queue.
+            "this lead may not be kept: send it again later, with the same Idempotency-Key",
+        )
+    }
+
+    /// The queue does not take what came back: events of a provider, or a person's wish.
+    pub fn of_feedback(error: &FrontDoorError) -> Self {
+        let advice = "send it again later; what is kept already counts once";
+        Self::of_queue(error, advice, advice)
+    }
+
+    fn of_queue(error: &FrontDoorError, if_full: &str, if_unavailable: &str) -> Self {
+        let unavailable = |code, advice: &str| {
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, code, format!("{error}; {advice}")).retry_after(QUEUE_RETRY)
+        };
+        match error {
+            FrontDoorError::Full => unavailable("queue_full", if_full),
+            FrontDoorError::Unavailable(_) => unavailable("queue_unavailable", if_unavailable),
+            FrontDoorError::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "message_too_large", error.to_string())
+            }
+        }
+    }
+
+    /// More deliveries at a time than are held in memory.
+    pub fn busy() -> Self {
+        let detail = "too many deliveries at the same time; send it again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry_after(QUEUE_RETRY)
+    }
+
+    pub fn unknown_link() -> Self {
+        let detail = "this link to unsubscribe is not one of ours, or was cut short; use the whole link, as it stands in the email";
+        Self::new(StatusCode::NOT_FOUND, "unknown_link", detail)
+    }
+
     pub fn not_a_form() -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -139,17 +180,19 @@ impl From<ArrivalError> for Problem {
     }
 }
 
-impl From<&FrontDoorError> for Problem {
-    fn from(error: &FrontDoorError) -> Self {
-        let (code, advice) = match error {
-            FrontDoorError::Full => ("queue_full", "nothing of this lead was kept: send it again later"),
-            // An ack that was lost on its way leaves the lead in the queue.
-            FrontDoorError::Unavailable(_) => {
-                ("queue_unavailable", "this lead may not be kept: send it again later, with the same Idempotency-Key")
+impl From<&WebhookError> for Problem {
+    fn from(error: &WebhookError) -> Self {
+        let (status, code) = match error {
+            WebhookError::UnknownVendor => (StatusCode::NOT_FOUND, "unknown_vendor"),
+            WebhookError::NotConfigured(_) => (StatusCode::FORBIDDEN, "webhooks_not_configured"),
+            WebhookError::Unauthentic(_) => (StatusCode::UNAUTHORIZED, "unauthentic"),
+            WebhookError::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed_webhook"),
+            WebhookError::Unavailable { .. } => {
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "verification_unavailable", error.to_string())
+                    .retry_after(QUEUE_RETRY);
             }
         };
-        let detail = format!("{error}; {advice}");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(QUEUE_RETRY)
+        Self::new(status, code, error.to_string())
     }
 }
 

@@ -7,14 +7,18 @@ use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use axum::http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, LOCATION, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, Request, StatusCode, request};
-use dripline_actors::ports::{FrontDoorError, Submission};
-use dripline_domain::Address;
+use dripline_actors::ports::{FrontDoorError, RawFeedback, Submission};
+use dripline_domain::{Address, Timestamp};
+use dripline_esp::webhooks::WebhookSettings;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
 use super::*;
+
+mod unsubscribe;
+mod webhooks;
 
 const JANE: &str = r#"{"email":" Jane@Example.com","firstName":"Jane"}"#;
 
@@ -70,22 +74,71 @@ fn lead_ids() -> LeadIdKey {
     LeadIdKey::new(b"test".to_vec())
 }
 
+/// The other queue in memory.
+#[derive(Default)]
+struct Feedback {
+    taken: Mutex<Vec<RawFeedback>>,
+    fault: Mutex<Option<fn() -> FrontDoorError>>,
+}
+
+impl Feedback {
+    fn breaks(&self, fault: Option<fn() -> FrontDoorError>) {
+        *self.fault.lock().unwrap() = fault;
+    }
+
+    fn taken(&self) -> Vec<RawFeedback> {
+        self.taken.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl FeedbackDoor for Feedback {
+    async fn submit(&self, events: Vec<RawFeedback>) -> Result<(), FrontDoorError> {
+        self.fault.lock().unwrap().map_or(Ok(()), |fault| Err(fault()))?;
+        self.taken.lock().unwrap().extend(events);
+        Ok(())
+    }
+}
+
+/// It is always the same time.
+struct Noon;
+
+impl Clock for Noon {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_763_985_600_000)
+    }
+}
+
+fn links() -> UnsubscribeLinks {
+    UnsubscribeLinks::new("https://mail.acme.example", b"0123456789abcdef0123456789abcdef", [])
+}
+
 struct Door {
     queue: Arc<Queue>,
+    feedback: Arc<Feedback>,
     router: Router,
 }
 
 fn door(settings: config::Gateway) -> Door {
+    door_for(settings, &WebhookSettings::default())
+}
+
+fn door_for(settings: config::Gateway, webhooks: &WebhookSettings) -> Door {
     let queue = Arc::new(Queue::default());
+    let feedback = Arc::new(Feedback::default());
     let router = router(Gateway {
         door: queue.clone(),
+        feedback: feedback.clone(),
+        bridge: Bridge::new(webhooks).unwrap(),
+        links: links(),
+        clock: Arc::new(Noon),
         sanitiser: Sanitiser::default(),
         lead_ids: lead_ids(),
         settings,
         addresses: Addresses::Masked,
         checks: Vec::new(),
     });
-    Door { queue, router }
+    Door { queue, feedback, router: router.unwrap() }
 }
 
 fn open_door() -> Door {
@@ -470,7 +523,7 @@ async fn a_live_process_is_healthy_and_ready_only_while_its_queue_is() {
     door.queue.breaks(away);
     let answer = door.get("/readyz").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    let reasons = serde_json::json!([{ "name": "queue", "reason": "the lead queue is unavailable" }]);
+    let reasons = serde_json::json!([{ "name": "queue", "reason": "the queue is unavailable" }]);
     assert_eq!(answer.json()["notReady"], reasons);
     assert_eq!(door.get("/healthz").await.status, StatusCode::OK);
 }
@@ -504,7 +557,7 @@ struct Server {
 }
 
 async fn server(settings: config::Gateway) -> Server {
-    let Door { queue, router } = door(settings);
+    let Door { queue, router, .. } = door(settings);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopping) = oneshot::channel::<()>();

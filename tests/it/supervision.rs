@@ -9,11 +9,11 @@ use dripline::service;
 use dripline_actors::Engine;
 use dripline_actors::ports::{ComposeError, Composer, Esp};
 use dripline_domain::{Email, Lead, Outcome, Sequence};
-use dripline_esp::MinijinjaComposer;
+use dripline_esp::{MinijinjaComposer, UnsubscribeLinks};
 use dripline_nats::{Connections, topology};
 use dripline_test_support::until;
 
-use crate::system::System;
+use crate::system::{System, UNSUBSCRIBE_KEY};
 
 /// A composer with a bug that shows for one lead.
 struct Buggy(MinijinjaComposer);
@@ -50,8 +50,9 @@ async fn a_lead_whose_actor_fails_again_and_again_is_parked_and_the_others_go_on
     let connections = service::connect(config, "test").await.unwrap();
     let context = Connections::jetstream(&connections.general);
     let applied = topology::apply(&context, service::topology_options(config)).await.unwrap();
-    let mut ports = service::ports(&loaded, &connections, vec![Arc::new(Accepting)]).await.unwrap();
-    ports.composer = Arc::new(Buggy(MinijinjaComposer::new()));
+    let links = UnsubscribeLinks::new(&system.gateway(""), UNSUBSCRIBE_KEY.as_bytes(), []);
+    let mut ports = service::ports(&loaded, &connections, vec![Arc::new(Accepting)], links.clone()).await.unwrap();
+    ports.composer = Arc::new(Buggy(MinijinjaComposer::new(Some(links))));
     let settings = service::settings(config, "test-engine".to_owned(), applied.lead_ids);
     let engine = Engine::start(ports, settings).await.unwrap();
 

@@ -30,6 +30,12 @@ impl Drop for StandIn {
     }
 }
 
+/// What the links to unsubscribe are sealed with.
+pub const UNSUBSCRIBE_KEY: &str = "a secret of the tests with 32 letters";
+
+/// What each body of a sequence ends with.
+const UNSUBSCRIBE_LINK: &str = "<p><a href=\"{{ unsubscribe_url }}\">Unsubscribe</a></p>";
+
 pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_dripline"))
 }
@@ -55,6 +61,8 @@ impl System {
         };
         system.set("DRIPLINE_NATS__URL", &system.server.url());
         system.set("DRIPLINE_GATEWAY__LISTEN", &format!("127.0.0.1:{gateway_port}"));
+        system.set("DRIPLINE_UNSUBSCRIBE__BASE_URL", &system.gateway(""));
+        system.set("DRIPLINE_UNSUBSCRIBE__KEYS", UNSUBSCRIBE_KEY);
         system.set("DRIPLINE_ENGINE__ACK_WAIT", "4s");
         system.set("DRIPLINE_ESP__TIMEOUT", "1s");
         system.set("DRIPLINE_RETRY__FIRST", "200ms");
@@ -106,7 +114,7 @@ impl System {
             ));
         }
         std::fs::write(folder.join("sequence.toml"), toml).unwrap();
-        std::fs::write(folder.join("body.html"), html).unwrap();
+        std::fs::write(folder.join("body.html"), format!("{html}\n{UNSUBSCRIBE_LINK}\n")).unwrap();
     }
 
     /// Starts dripline; waits until it is ready to take leads, where it has a gateway.

@@ -183,6 +183,8 @@ fn variables(
         (format!("DRIPLINE_ESP__{name}__BASE_URL"), provider.url.clone()),
         (format!("DRIPLINE_ESP__{name}__{key}"), "test-key".to_owned()),
         ("DRIPLINE_SEQUENCES__DEFAULT".to_owned(), "bench".to_owned()),
+        ("DRIPLINE_UNSUBSCRIBE__BASE_URL".to_owned(), "https://mail.acme.example".to_owned()),
+        ("DRIPLINE_UNSUBSCRIBE__KEYS".to_owned(), "bench-bench-bench-bench-bench-bench".to_owned()),
         ("DRIPLINE_LOG__LEVEL".to_owned(), "warn".to_owned()),
     ];
     if common.provider == "mailgun" {
@@ -210,7 +212,9 @@ fn write_sequence(dir: &Path, name: &str, delays: &[String]) -> Result<()> {
         ));
     }
     std::fs::write(folder.join("sequence.toml"), toml)?;
-    std::fs::write(folder.join("text.html"), "<p>Hello {{ firstName }}, this is email {{ step }}.</p>\n")?;
-    std::fs::write(folder.join("text.txt"), "Hello {{ firstName }}, this is email {{ step }}.\n")?;
+    let html = "<p>Hello {{ firstName }}, this is email {{ step }}.</p>\n<p><a href=\"{{ unsubscribe_url }}\">Unsubscribe</a></p>\n";
+    std::fs::write(folder.join("text.html"), html)?;
+    let text = "Hello {{ firstName }}, this is email {{ step }}.\n\nUnsubscribe: {{ unsubscribe_url }}\n";
+    std::fs::write(folder.join("text.txt"), text)?;
     Ok(())
 }

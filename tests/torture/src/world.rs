@@ -62,6 +62,8 @@ impl World {
             ("ESP__PROVIDER", "postmark".to_owned()),
             ("ESP__POSTMARK__BASE_URL", provider.url.clone()),
             ("ESP__POSTMARK__SERVER_TOKEN", "test-key".to_owned()),
+            ("UNSUBSCRIBE__BASE_URL", format!("http://127.0.0.1:{port}")),
+            ("UNSUBSCRIBE__KEYS", "torture-torture-torture-torture-torture".to_owned()),
             // Short, so that a pause of some seconds is longer than all of them.
             ("ESP__TIMEOUT", "1s".to_owned()),
             ("ENGINE__ACK_WAIT", "3s".to_owned()),
@@ -214,7 +216,8 @@ fn write_sequences(dir: &Path, sequences: &[Sequence]) -> Result<()> {
             ));
         }
         std::fs::write(folder.join("sequence.toml"), toml)?;
-        std::fs::write(folder.join("body.html"), "<p>Hello {{ firstName }}, this is {{ step }}.</p>\n")?;
+        let html = "<p>Hello {{ firstName }}, this is {{ step }}.</p>\n<p><a href=\"{{ unsubscribe_url }}\">Unsubscribe</a></p>\n";
+        std::fs::write(folder.join("body.html"), html)?;
     }
     Ok(())
 }

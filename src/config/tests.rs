@@ -156,6 +156,19 @@ fn what_is_wrong_in_the_file_is_one_line_with_file_key_and_remedy() {
             "dripline.toml: gateway.api_keys: an empty key would let everyone in; remove it",
         ),
         (
+            "[unsubscribe]\nbase_url = \"http://mail.acme.example\"",
+            "dripline.toml: unsubscribe.base_url: `http://mail.acme.example` cannot be the beginning of a link; write \"https://mail.acme.example\"",
+        ),
+        (
+            "[unsubscribe]\nbase_url = \"https://mail.acme.example/?a=1\"",
+            "dripline.toml: unsubscribe.base_url: `https://mail.acme.example/?a=1` cannot be the beginning of a link; write \"https://mail.acme.example\"",
+        ),
+        (
+            "[unsubscribe]\nkeys = [\"too short\"]",
+            "dripline.toml: unsubscribe.keys: each must have 32 characters or more, so that nobody guesses it; make one with `openssl rand -hex 32`",
+        ),
+        ("[unsubscribe]\nkeys = 5", "dripline.toml: unsubscribe.keys: a number found, a list expected"),
+        (
             "[engine]\nack_wait = \"900ms\"",
             "dripline.toml: engine.ack_wait: `900ms` is too short; write \"1s\" or longer",
         ),
@@ -216,7 +229,7 @@ fn what_is_wrong_in_a_variable_is_one_line_with_its_name() {
         (
             "DRIPLINE_ESP_RATE",
             "5",
-            "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, engine, retry, log",
+            "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, webhooks, unsubscribe, engine, retry, log",
         ),
         ("DRIPLINE_", "5", "DRIPLINE_: unknown key"),
         (
@@ -356,6 +369,36 @@ fn good_sequences_are_listed() {
     let (report, text) = check(&files, "[sequences]\ndefault = \"welcome\"");
     assert!(report.is_good(), "{text}");
     assert_eq!(text, "welcome version 1: 2 emails over 2d, from Acme <hello@acme.example>\n");
+}
+
+#[test]
+fn emails_that_are_mailed_need_what_their_links_are_made_of() {
+    let files = [("welcome/sequence.toml", WELCOME), ("welcome/hello.html", "<p>{{ unsubscribe_url }}</p>")];
+    let mailed = "[esp]\nprovider = \"resend\"\n[esp.resend]\napi_key = \"re_key\"\n[unsubscribe]\n";
+    let base_url = "base_url = \"https://mail.acme.example\"\n";
+    let why = "the sequence `welcome` is not transactional, so its emails carry a link to unsubscribe";
+    for (toml, missing) in [
+        (
+            mailed.to_owned(),
+            "unsubscribe.base_url: is missing; set it in dripline.toml, or DRIPLINE_UNSUBSCRIBE__BASE_URL",
+        ),
+        (
+            format!("{mailed}{base_url}"),
+            "unsubscribe.keys: is missing; set it in dripline.toml, or DRIPLINE_UNSUBSCRIBE__KEYS",
+        ),
+    ] {
+        let (report, text) = check(&files, &toml);
+        assert!(!report.is_good());
+        assert!(text.contains(&format!("{missing}; {why}")), "{text}");
+    }
+    let keys = "keys = [\"0123456789abcdef0123456789abcdef\"]\n";
+    let (report, text) = check(&files, &format!("{mailed}{base_url}{keys}"));
+    assert!(report.is_good(), "{text}");
+
+    let transactional = WELCOME.replace("version = 1", "version = 1\ntransactional = true");
+    let files = [("welcome/sequence.toml", &*transactional), ("welcome/hello.html", "<p>Your receipt</p>")];
+    let (report, text) = check(&files, mailed);
+    assert!(report.is_good(), "{text}");
 }
 
 #[test]

@@ -124,7 +124,9 @@ pub fn router(gateway: Gateway) -> Result<Router, minijinja::Error> {
     let leads = Router::new()
         .route("/v1/leads", post(leads::submit))
         .route("/v1/leads/{source}", post(leads::submit_from))
-        .with_state(Arc::new(shared));
+        .with_state(Arc::new(shared))
+        // Asked for here as well, so that the layer below answers a preflight first.
+        .method_not_allowed_fallback(not_allowed);
     let leads = match cors(&settings.cors_origins) {
         Some(cors) => leads.layer(cors),
         None => leads,
@@ -136,8 +138,12 @@ pub fn router(gateway: Gateway) -> Result<Router, minijinja::Error> {
         .layer(DefaultBodyLimit::disable())
         .merge(health::router(checks))
         .fallback(async || Problem::not_found())
-        .method_not_allowed_fallback(async || Problem::method_not_allowed());
+        .method_not_allowed_fallback(not_allowed);
     Ok(router)
+}
+
+async fn not_allowed() -> Problem {
+    Problem::method_not_allowed()
 }
 
 /// Lets scripts on these pages hand leads in; none when there are no such pages.

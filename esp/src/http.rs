@@ -165,7 +165,7 @@ impl Http {
 }
 
 /// rustls leaves the choice of cryptography to the program. Whoever chose first stays.
-fn install_tls() {
+pub(crate) fn install_tls() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -11,9 +11,9 @@ pub(crate) fn tidy(said: &str, recipient: &Address) -> String {
     let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
     let line: String = line.chars().filter(|c| !c.is_control()).collect();
     let line = without(&line, recipient.as_str());
-    match line.char_indices().nth(LIMIT) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
+    match (line.char_indices().nth(LIMIT - 1), line.chars().nth(LIMIT)) {
+        (Some((end, _)), Some(_)) => format!("{}…", &line[..end]),
+        _ => line,
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_long_answer_is_cut() {
         let kept = tidy(&"ü".repeat(1_000), &Address::parse("jane@example.com").unwrap());
-        assert_eq!(kept.chars().count(), LIMIT + 1);
+        assert_eq!(kept.chars().count(), LIMIT);
         assert!(kept.ends_with('…'));
     }
 }

@@ -17,3 +17,5 @@ mod suppression;
 mod system;
 mod topology;
 mod torture;
+mod unsubscribe;
+mod webhooks;

@@ -284,6 +284,14 @@ impl System {
         info.num_pending + u64::try_from(info.num_ack_pending).unwrap()
     }
 
+    /// What goes into `FEEDBACK` from now on.
+    pub async fn feedback(&self) -> async_nats::Subscriber {
+        let client = async_nats::connect(self.server.url()).await.unwrap();
+        let feedback = client.subscribe("feedback.>").await.unwrap();
+        client.flush().await.unwrap();
+        feedback
+    }
+
     /// Messages in a stream.
     pub async fn depth(&self, stream: &str) -> u64 {
         let client = async_nats::connect(self.server.url()).await.unwrap();

@@ -10,8 +10,8 @@ use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::Stream;
 use dripline_actors::ports::{Clock, Esp, FrontDoor};
 use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings};
-use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, Timestamp};
-use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp};
+use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, SoftBouncePolicy, Timestamp};
+use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp, Webhooks};
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
     Connections, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger, JetStreamPresence,
@@ -209,7 +209,13 @@ pub async fn ports(loaded: &Loaded, connections: &Connections, esps: Vec<Arc<dyn
             mender.clone(),
             stream(context, topology::LEADS).await?,
         )),
-        due: Arc::new(JetStreamInbox::new(consumer(context, topology::TIMERS, topology::DUE).await?, mender)),
+        due: Arc::new(JetStreamInbox::new(consumer(context, topology::TIMERS, topology::DUE).await?, mender.clone())),
+        feedback: Arc::new(JetStreamInbox::trimming(
+            consumer(context, topology::FEEDBACK, topology::FEEDBACK_CONSUMER).await?,
+            mender,
+            stream(context, topology::FEEDBACK).await?,
+        )),
+        feedback_reader: Arc::new(Webhooks),
         presence: Arc::new(JetStreamPresence::new(
             context.get_key_value(topology::ENGINES).await.context("bucket engines")?,
         )),
@@ -233,6 +239,7 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
         },
         due_in_flight: config.engine.in_flight,
         intake_in_flight: config.engine.in_flight,
+        feedback_in_flight: config.engine.in_flight,
         calls_in_flight: config.esp.in_flight,
         rate,
         call_within: config.esp.timeout,
@@ -240,6 +247,7 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
         answer_within: config.esp.timeout * 2 + Duration::from_secs(2),
         retry: RetryPolicy::from(&config.retry),
         doubt: DoubtPolicy { wait: config.esp.in_doubt_wait, then: config.esp.in_doubt.into() },
+        soft_bounces: SoftBouncePolicy::from(&config.feedback),
         breaker: BreakerLimits {
             failures: config.esp.breaker_failures,
             longest: config.esp.probe_every,

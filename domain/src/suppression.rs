@@ -25,6 +25,19 @@ pub enum SuppressionCause {
     Unsubscribe,
 }
 
+impl SuppressionCause {
+    /// As in the bucket and in documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complaint => "complaint",
+            Self::HardBounce => "hard_bounce",
+            Self::SoftBounces => "soft_bounces",
+            Self::Manual => "manual",
+            Self::Unsubscribe => "unsubscribe",
+        }
+    }
+}
+
 /// One thing that speaks against mailing an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SuppressionMark {

@@ -30,6 +30,7 @@ mod secret;
 pub mod sendgrid;
 pub mod smtp;
 mod timely;
+pub mod webhooks;
 mod wire;
 
 pub use compose::{MinijinjaComposer, check_sequence};
@@ -41,3 +42,4 @@ pub use resend::Resend;
 pub use secret::Secret;
 pub use sendgrid::SendGrid;
 pub use smtp::Smtp;
+pub use webhooks::Webhooks;

@@ -11,9 +11,9 @@ use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::Stream;
 use dripline_actors::ports::{Clock, Esp, FrontDoor};
 use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings};
-use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, Timestamp};
+use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, SoftBouncePolicy, Timestamp};
 use dripline_esp::webhooks::{Bridge, Vendor, WebhookSettings};
-use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp, UnsubscribeLinks};
+use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp, UnsubscribeLinks, Webhooks};
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
     Connections, JetStreamFeedbackDoor, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger,
@@ -275,7 +275,13 @@ pub async fn ports(
             mender.clone(),
             stream(context, topology::LEADS).await?,
         )),
-        due: Arc::new(JetStreamInbox::new(consumer(context, topology::TIMERS, topology::DUE).await?, mender)),
+        due: Arc::new(JetStreamInbox::new(consumer(context, topology::TIMERS, topology::DUE).await?, mender.clone())),
+        feedback: Arc::new(JetStreamInbox::trimming(
+            consumer(context, topology::FEEDBACK, topology::FEEDBACK_CONSUMER).await?,
+            mender,
+            stream(context, topology::FEEDBACK).await?,
+        )),
+        feedback_reader: Arc::new(Webhooks),
         presence: Arc::new(JetStreamPresence::new(
             context.get_key_value(topology::ENGINES).await.context("bucket engines")?,
         )),
@@ -299,6 +305,7 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
         },
         due_in_flight: config.engine.in_flight,
         intake_in_flight: config.engine.in_flight,
+        feedback_in_flight: config.engine.in_flight,
         calls_in_flight: config.esp.in_flight,
         rate,
         call_within: config.esp.timeout,
@@ -306,6 +313,7 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
         answer_within: config.esp.timeout * 2 + Duration::from_secs(2),
         retry: RetryPolicy::from(&config.retry),
         doubt: DoubtPolicy { wait: config.esp.in_doubt_wait, then: config.esp.in_doubt.into() },
+        soft_bounces: SoftBouncePolicy::from(&config.feedback),
         breaker: BreakerLimits {
             failures: config.esp.breaker_failures,
             longest: config.esp.probe_every,

@@ -17,6 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dripline_actors::ports::{Clock, FeedbackDoor, RawFeedback};
 use dripline_domain::Address;
+use dripline_esp::webhooks::{UNSUBSCRIBE, UnsubscribeEvent, UnsubscribeKind as Wish};
 use dripline_esp::{Recipient, UnsubscribeLinks};
 use governor::Quota;
 use minijinja::value::{Serde, Value};
@@ -29,9 +30,6 @@ use super::auth::KeyedLimit;
 use super::refusals::RefusalLog;
 use super::request::{read, wants_page};
 use crate::telemetry::Addresses;
-
-/// What these events are called in `FEEDBACK`: `feedback.unsubscribe`.
-const PROVIDER: &str = "unsubscribe";
 
 /// A mail program sends 26 bytes, a form of ours none.
 const BODY_LIMIT: usize = 16 * 1024;
@@ -104,26 +102,6 @@ async fn unsubscribe_now(State(shared): State<Arc<Shared>>, token: Token, reques
 
 async fn undo(State(shared): State<Arc<Shared>>, token: Token, request: Request) -> Response {
     shared.answer(token, Wish::Resubscribed, request).await
-}
-
-/// What a person wants.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Wish {
-    Unsubscribed,
-    Resubscribed,
-}
-
-/// An event in `FEEDBACK`.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Event<'a> {
-    id: &'a str,
-    kind: Wish,
-    /// Unix milliseconds.
-    occurred_at: i64,
-    address: &'a Address,
-    send_key: &'a str,
 }
 
 /// Under which of the two paths a page is shown. Its buttons lead to the other relatively, so that they work behind any
@@ -201,17 +179,17 @@ impl Shared {
     async fn keep(&self, wish: Wish, recipient: &Recipient) -> Result<(), Problem> {
         let Unsubscribe { door, clock, addresses, .. } = &self.unsubscribe;
         self.limit.check(&recipient.address)?;
-        let event = Event {
+        let event = UnsubscribeEvent {
             // A change of mind is another event than the same wish before it.
-            id: &format!("{:032x}", rand::random::<u128>()),
+            id: format!("{:032x}", rand::random::<u128>()),
             kind: wish,
-            occurred_at: clock.now().as_millis(),
-            address: &recipient.address,
-            send_key: &recipient.send_key,
+            occurred_at: clock.now(),
+            address: recipient.address.clone(),
+            send_key: Some(recipient.send_key.clone()),
         };
         // Texts and a number: serialising them cannot fail.
-        let payload = serde_json::to_vec(&event).unwrap_or_default().into();
-        door.submit(vec![RawFeedback { provider: PROVIDER.to_owned(), payload }]).await.map_err(|error| {
+        let payload = event.to_payload().unwrap_or_default();
+        door.submit(vec![RawFeedback { provider: UNSUBSCRIBE.to_owned(), payload }]).await.map_err(|error| {
             if let Some(refused) = self.refusals.to_say() {
                 let error = &error as &dyn Error;
                 tracing::warn!(refused, error, "unsubscribes refused: the queue does not take them");

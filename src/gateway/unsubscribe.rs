@@ -237,9 +237,7 @@ impl Shared {
         };
         let (name, title, button) = match page {
             Page::Ask => ("ask", "Unsubscribe", button(&unsubscribe, "Unsubscribe", false)),
-            Page::Done(Wish::Unsubscribed) => {
-                ("unsubscribed", "You are unsubscribed", button(&undo, "Undo: keep the emails coming", true))
-            }
+            Page::Done(Wish::Unsubscribed) => ("unsubscribed", "You are unsubscribed", button(&undo, "Undo", true)),
             Page::Done(Wish::Resubscribed) => {
                 ("resubscribed", "You are subscribed again", button(&unsubscribe, "Unsubscribe", true))
             }

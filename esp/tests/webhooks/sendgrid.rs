@@ -176,19 +176,19 @@ fn why_an_email_was_dropped_says_what_the_address_has_done() {
 #[test]
 fn a_fault_names_the_field_and_nobody() {
     for (event, named) in [
-        (r#"{"email":"jane@example.com"}"#, "`event`"),
+        (r#"{"email":"joan@example.com"}"#, "`event`"),
         (r#"{"event":7}"#, "`event`"),
-        (r#"{"event":"open","email":"jane@example.com","timestamp":1}"#, "`sg_event_id`"),
-        (r#"{"event":"open","email":"jane@example.com","timestamp":"soon","sg_event_id":"e"}"#, "`timestamp`"),
-        (r#"{"event":"open","email":"jane@example.com","timestamp":-1,"sg_event_id":"e"}"#, "`timestamp`"),
-        (r#"{"event":"open","email":"jane@example.com","timestamp":1e300,"sg_event_id":"e"}"#, "`timestamp`"),
-        (r#"{"event":"open","email":["jane@example.com"],"timestamp":1,"sg_event_id":"e"}"#, "`email`"),
-        (r#"{"event":"dropped","email":"jane@invalid","timestamp":1,"sg_event_id":"e","reason":"Invalid"}"#, "`email`"),
+        (r#"{"event":"open","email":"joan@example.com","timestamp":1}"#, "`sg_event_id`"),
+        (r#"{"event":"open","email":"joan@example.com","timestamp":"soon","sg_event_id":"e"}"#, "`timestamp`"),
+        (r#"{"event":"open","email":"joan@example.com","timestamp":-1,"sg_event_id":"e"}"#, "`timestamp`"),
+        (r#"{"event":"open","email":"joan@example.com","timestamp":1e300,"sg_event_id":"e"}"#, "`timestamp`"),
+        (r#"{"event":"open","email":["joan@example.com"],"timestamp":1,"sg_event_id":"e"}"#, "`email`"),
+        (r#"{"event":"dropped","email":"joan@invalid","timestamp":1,"sg_event_id":"e","reason":"Invalid"}"#, "`email`"),
         ("[]", "not an object"),
         ("{", "no JSON"),
     ] {
         let fault = fault("sendgrid", event);
-        assert!(fault.contains(named) && !fault.contains("jane"), "{event}: {fault}");
+        assert!(fault.contains(named) && !fault.contains("joan"), "{event}: {fault}");
     }
     let long = json!({"event": "open", "email": "a@b.example", "timestamp": 1, "sg_event_id": "e".repeat(201)});
     assert!(fault("sendgrid", &long.to_string()).contains("200"));

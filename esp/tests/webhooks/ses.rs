@@ -45,10 +45,10 @@ struct Setup {
 
 impl Setup {
     fn new(pages: &[(&str, &'static str)]) -> Self {
-        Self::with(json!({"topic_arns": ["arn:aws:sns:eu-west-1:1:other", TOPIC]}), pages)
+        Self::with(&json!({"topic_arns": ["arn:aws:sns:eu-west-1:1:other", TOPIC]}), pages)
     }
 
-    fn with(ses: Value, pages: &[(&str, &'static str)]) -> Self {
+    fn with(ses: &Value, pages: &[(&str, &'static str)]) -> Self {
         let pages = pages.iter().map(|(url, page)| ((*url).to_owned(), *page)).collect();
         let amazon = Arc::new(Amazon { pages, asked: Mutex::default() });
         let bridge = Bridge::with_fetch(&settings(json!({ "ses": ses })), amazon.clone()).unwrap();
@@ -151,7 +151,7 @@ async fn a_certificate_that_cannot_be_had_is_our_trouble_and_one_that_is_none_is
 #[tokio::test]
 async fn another_topic_is_refused_before_anything_is_fetched() {
     let setup = Setup::with(
-        json!({"topic_arns": ["arn:aws:sns:us-west-2:123456789012:Other"]}),
+        &json!({"topic_arns": ["arn:aws:sns:us-west-2:123456789012:Other"]}),
         &[(CERTIFICATE_URL, CERTIFICATE)],
     );
     assert_eq!(setup.take(V2, now()).await, (401, 0));

@@ -65,6 +65,7 @@ impl ConfigError {
     }
 
     /// The same, and why it is so.
+    #[must_use]
     pub fn because(self, why: &str) -> Self {
         Self { message: format!("{}; {why}", self.message), ..self }
     }

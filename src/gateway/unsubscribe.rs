@@ -88,12 +88,12 @@ type Token = Result<Path<String>, PathRejection>;
 
 /// Changes nothing: scanners and previews follow links.
 async fn ask(State(shared): State<Arc<Shared>>, token: Token) -> Response {
-    shared.question(token, Place::Link)
+    shared.question(&token, Place::Link)
 }
 
 /// Who reloads the page after an undo is asked again.
 async fn ask_on_undo(State(shared): State<Arc<Shared>>, token: Token) -> Response {
-    shared.question(token, Place::Undo)
+    shared.question(&token, Place::Undo)
 }
 
 async fn unsubscribe_now(State(shared): State<Arc<Shared>>, token: Token, request: Request) -> Response {
@@ -129,8 +129,8 @@ struct Button {
 }
 
 impl Shared {
-    fn question(&self, token: Token, place: Place) -> Response {
-        match self.recipient(&token) {
+    fn question(&self, token: &Token, place: Place) -> Response {
+        match self.recipient(token) {
             Some((token, recipient)) => self.page(StatusCode::OK, Page::Ask, place, Some((token, &recipient.address))),
             None => self.page(StatusCode::NOT_FOUND, Page::UnknownLink, place, None),
         }
@@ -215,9 +215,7 @@ impl Shared {
         };
         let (name, title, button) = match page {
             Page::Ask => ("ask", "Unsubscribe", button(&unsubscribe, "Unsubscribe", false)),
-            Page::Done(Wish::Unsubscribed) => {
-                ("unsubscribed", "You are unsubscribed", button(&undo, "Undo: keep the emails coming", true))
-            }
+            Page::Done(Wish::Unsubscribed) => ("unsubscribed", "You are unsubscribed", button(&undo, "Undo", true)),
             Page::Done(Wish::Resubscribed) => {
                 ("resubscribed", "You are subscribed again", button(&unsubscribe, "Unsubscribe", true))
             }

@@ -81,6 +81,9 @@ impl Bridge {
     }
 
     fn assemble(settings: &WebhookSettings, fetch: Option<Arc<dyn Fetch>>) -> Result<Self, BuildError> {
+        for vendor in settings.insecure() {
+            tracing::warn!(vendor = vendor.name(), "webhooks are taken of anyone: `insecure` is set");
+        }
         Ok(Self {
             sendgrid: settings.sendgrid.as_ref().map(sendgrid::Verifier::new).transpose()?,
             mailgun: settings.mailgun.as_ref().map(mailgun::Verifier::new).transpose()?,

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Vendor;
 use crate::Secret;
 
 /// `[webhooks]`: the vendors whose webhooks are taken, each with what its deliveries are verified by.
@@ -23,6 +24,20 @@ pub struct WebhookSettings {
     /// `[webhooks.ses]`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ses: Option<SesSettings>,
+}
+
+impl WebhookSettings {
+    /// The vendors that are taken at their word.
+    pub(super) fn insecure(&self) -> impl Iterator<Item = Vendor> {
+        let insecure = |vendor| match vendor {
+            Vendor::Sendgrid => self.sendgrid.as_ref().is_some_and(|set| set.insecure),
+            Vendor::Mailgun => self.mailgun.as_ref().is_some_and(|set| set.insecure),
+            Vendor::Postmark => self.postmark.as_ref().is_some_and(|set| set.insecure),
+            Vendor::Resend => self.resend.as_ref().is_some_and(|set| set.insecure),
+            Vendor::Ses => self.ses.as_ref().is_some_and(|set| set.insecure),
+        };
+        Vendor::ALL.into_iter().filter(move |vendor| insecure(*vendor))
+    }
 }
 
 /// `[webhooks.sendgrid]`

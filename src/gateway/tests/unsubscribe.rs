@@ -84,8 +84,7 @@ async fn a_mail_program_unsubscribes_with_one_click() {
     assert_eq!((answer.status, &*answer.text), (StatusCode::OK, "You are unsubscribed.\n"));
     assert_eq!(door.wishes(), [wish("unsubscribed")]);
 
-    let multipart =
-        format!("--x\r\nContent-Disposition: form-data; name=\"List-Unsubscribe\"\r\n\r\nOne-Click\r\n--x--\r\n");
+    let multipart = "--x\r\nContent-Disposition: form-data; name=\"List-Unsubscribe\"\r\n\r\nOne-Click\r\n--x--\r\n";
     let answer = door.post(&path(), "multipart/form-data; boundary=x", multipart).await;
     assert_eq!((answer.status, &*answer.text), (StatusCode::OK, "You are unsubscribed.\n"), "and the same each time");
     assert_eq!(door.wishes(), [wish("unsubscribed"), wish("unsubscribed")]);

@@ -10,6 +10,8 @@ use dripline_domain::Timestamp;
 use dripline_nats::topology::Action;
 
 use crate::config::{Config, ConfigError, Loaded, check_sequences, check_unsubscribe, read_sequences};
+use crate::export::{self, ExportCommand};
+use crate::import::{self, ImportCommand};
 use crate::lead::{self, LeadCommand};
 use crate::rejected::{self, RejectedCommand};
 use crate::service::{self, Parts};
@@ -52,6 +54,13 @@ enum Command {
     /// What could not be processed, and is kept.
     #[command(subcommand)]
     Rejected(RejectedCommand),
+    /// Put the leads of a file into the queue: CSV or NDJSON, row by row, resumable.
+    ///
+    /// Exit codes: 0 every row is in the queue, 1 failed or stopped (the same command goes on from there), 2 wrong
+    /// usage or a file that cannot be read as it is, 3 all done but some rows were rejected.
+    Import(ImportCommand),
+    /// Write every lead, as NDJSON documents or as CSV.
+    Export(ExportCommand),
     /// The addresses that must not be mailed.
     #[command(subcommand)]
     Suppression(SuppressionCommand),
@@ -99,11 +108,16 @@ impl Cli {
             Ok(code) => code,
             Err(error) => {
                 print_error(&format!("{error:#}"));
-                ExitCode::from(if error.is::<ConfigError>() || error.is::<service::SequenceProblems>() {
-                    WRONG
-                } else {
-                    1
-                })
+                ExitCode::from(
+                    if error.is::<ConfigError>()
+                        || error.is::<service::SequenceProblems>()
+                        || error.is::<import::UsageError>()
+                    {
+                        WRONG
+                    } else {
+                        1
+                    },
+                )
             }
         }
     }
@@ -128,6 +142,8 @@ impl Command {
             Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&load()?, &output),
             Self::Lead(command) => operate(&load()?, async |config| lead::run(command, config).await),
             Self::Rejected(command) => operate(&load()?, async |config| rejected::run(command, config).await),
+            Self::Import(command) => operate(&load()?, async |config| import::run(command, config).await),
+            Self::Export(command) => operate(&load()?, async |config| export::run(command, config).await),
             Self::Suppression(command) => operate(&load()?, async |config| suppression::run(command, config).await),
             // Neither needs a configuration, and a wrong one must not stand in the way.
             Self::Completions { shell } => completions(shell),

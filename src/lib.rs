@@ -4,8 +4,11 @@
 pub mod cli;
 pub mod config;
 mod dev;
+mod export;
 pub mod gateway;
+mod import;
 mod lead;
+mod progress;
 mod rejected;
 pub mod service;
 mod suppression;

@@ -325,7 +325,8 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
     }
 }
 
-fn sanitiser(config: &Config) -> Sanitiser {
+/// Tells a lead from what is none, as configured.
+pub(crate) fn sanitiser(config: &Config) -> Sanitiser {
     Sanitiser { default_region: config.engine.default_region.clone(), limits: Limits::default() }
 }
 

@@ -1,16 +1,15 @@
 use std::collections::HashSet;
 
 use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use dripline_actors::ports::{Ledger, Scanned, StoreError};
 use dripline_domain::{LeadKey, Timestamp};
-use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex, watch};
 
 use crate::key_hash::key_hash;
+use crate::lead_scan::newest_of_each;
 use crate::store::{GENERATION_HEADER, KV_OPERATION, NEXT_HEADER};
 use crate::topology::{LEADS_BUCKET_SUBJECT, TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 
@@ -50,29 +49,8 @@ impl JetStreamLedger {
 impl Ledger for JetStreamLedger {
     async fn without_timer(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError> {
         let with_timer = self.with_timer().await?;
-        let consumer = self
-            .leads
-            .create_consumer(OrderedConfig {
-                filter_subject: format!("{LEADS_BUCKET_SUBJECT}>"),
-                deliver_policy: DeliverPolicy::LastPerSubject,
-                headers_only: true,
-                ..OrderedConfig::default()
-            })
-            .await
-            .map_err(|error| StoreError::Unavailable(error.into()))?;
-        if consumer.cached_info().num_pending == 0 {
-            return Ok(stream::empty().boxed());
-        }
-        let messages = consumer.messages().await.map_err(|error| StoreError::Unavailable(error.into()))?;
-        let scanned = stream::unfold(Some(messages), |messages| async move {
-            let mut messages = messages?;
-            let read = match messages.next().await? {
-                Ok(message) => read(&message),
-                Err(error) => Err(StoreError::Unavailable(error.into())),
-            };
-            let last = read.as_ref().map_or(true, |(_, pending)| *pending == 0);
-            Some((read.map(|(scanned, _)| scanned), (!last).then_some(messages)))
-        });
+        let (_, messages) = newest_of_each(&self.leads, format!("{LEADS_BUCKET_SUBJECT}>"), true).await?;
+        let scanned = messages.map_ok(|message| read(&message));
         Ok(scanned
             .try_filter_map(move |scanned| {
                 let wanted = scanned.filter(|scanned| {
@@ -91,13 +69,11 @@ impl Ledger for JetStreamLedger {
     }
 }
 
-/// One lead as its headers show it, none where the message is no lead of ours; and how many are still to come.
-fn read(message: &Message) -> Result<(Option<Scanned>, u64), StoreError> {
-    let pending = message.info().map_err(StoreError::Unavailable)?.pending;
+/// One lead as its headers show it; none where the message is no lead of ours.
+fn read(message: &Message) -> Option<Scanned> {
     let headers = message.headers.as_ref();
     let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
-    let key = message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).map(LeadKey::parse);
-    let scanned = match key {
+    match message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).map(LeadKey::parse) {
         Some(Ok(key)) if header(KV_OPERATION).is_none() => Some(Scanned {
             key,
             next_action: header(NEXT_HEADER).and_then(|text| text.parse().ok()).map(Timestamp::from_millis),
@@ -108,6 +84,5 @@ fn read(message: &Message) -> Result<(Option<Scanned>, u64), StoreError> {
             tracing::warn!(%error, "a key in the bucket `leads` is not a lead's; it is left alone");
             None
         }
-    };
-    Ok((scanned, pending))
+    }
 }

@@ -12,11 +12,13 @@ mod engine;
 mod intake;
 mod leads;
 mod limiter;
+mod outgoing;
 pub mod ports;
 mod presence;
 mod provider;
 mod pump;
 mod slot;
+mod statistics;
 mod sweeper;
 
 use std::error::Error;
@@ -29,7 +31,9 @@ pub use engine::{Engine, Ports, Settings, StartError};
 pub use intake::TimerPayload;
 pub use leads::LeadLimits;
 pub use limiter::Rate;
+pub use outgoing::Subscriber;
 pub use slot::NotRunning;
+pub use statistics::replay;
 
 /// Shows an error with all its sources, in one line: `the lead store is unavailable: timed out`.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));

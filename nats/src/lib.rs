@@ -3,15 +3,19 @@
 
 mod batch;
 mod connect;
+mod controls;
 mod front_door;
 mod inbox;
+mod journal;
 mod key_hash;
 mod ledger;
+mod leftovers;
 mod mender;
 mod presence;
 mod rejected;
 mod rejected_list;
 mod sequences;
+mod statistics;
 mod store;
 mod suppression_list;
 mod suppressions;
@@ -19,14 +23,18 @@ mod timers;
 pub mod topology;
 
 pub use connect::{CommitConnection, ConnectError, Connections, Login, connect};
+pub use controls::JetStreamControls;
 pub use front_door::JetStreamFrontDoor;
 pub use inbox::JetStreamInbox;
+pub use journal::JetStreamJournal;
 pub use ledger::JetStreamLedger;
+pub use leftovers::JetStreamLeftovers;
 pub use mender::Mender;
 pub use presence::JetStreamPresence;
 pub use rejected::JetStreamRejected;
 pub use rejected_list::{RejectedList, RejectedListError, RejectedMessage};
 pub use sequences::{PublishError, Selection, SequenceBook, read_sequence};
+pub use statistics::JetStreamStatistics;
 pub use store::JetStreamLeadStore;
 pub use suppression_list::{Suppression, SuppressionChange, SuppressionList, SuppressionListError};
 pub use suppressions::JetStreamSuppressions;

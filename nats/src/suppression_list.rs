@@ -7,8 +7,7 @@ use dripline_domain::{Address, KeyError, LeadId, LeadIdKey, LeadKey, Timestamp};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use crate::batch::BatchMessage;
-use crate::store::journal_message;
+use crate::journal::publish_lines;
 use crate::suppressions::written_by_hand;
 use crate::topology::SUPPRESSIONS;
 
@@ -178,10 +177,7 @@ impl SuppressionList {
             });
             lines.push(Bytes::from(line.map_err(|error| not_journalled(error.into()))?));
         }
-        let BatchMessage { subject, headers, payload } = journal_message(&lines);
-        let ack = self.context.publish_with_headers(subject, headers, payload).await;
-        ack.map_err(|error| not_journalled(error.into()))?.await.map_err(|error| not_journalled(error.into()))?;
-        Ok(())
+        publish_lines(&self.context, &lines).await.map_err(not_journalled)
     }
 }
 

@@ -7,6 +7,8 @@ mod dev;
 pub mod gateway;
 mod lead;
 mod rejected;
+mod sequence;
 pub mod service;
+mod stats;
 mod suppression;
 pub mod telemetry;

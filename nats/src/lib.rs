@@ -33,7 +33,7 @@ pub use mender::Mender;
 pub use presence::JetStreamPresence;
 pub use rejected::JetStreamRejected;
 pub use rejected_list::{RejectedList, RejectedListError, RejectedMessage};
-pub use sequences::{PublishError, Selection, SequenceBook, read_sequence};
+pub use sequences::{PublishError, Selection, SequenceBook, newest_sequences, read_sequence};
 pub use statistics::JetStreamStatistics;
 pub use store::JetStreamLeadStore;
 pub use suppression_list::{Suppression, SuppressionChange, SuppressionList, SuppressionListError};

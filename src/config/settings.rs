@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dripline_actors::BreakerLimits;
-use dripline_domain::{DoubtEnd, DoubtPolicy, RetryPolicy};
+use dripline_domain::{DoubtEnd, DoubtPolicy, GuardLimits, JournalEvent, RetryPolicy};
 use dripline_esp::{Secret, mailgun, outbox, postmark, resend, sendgrid, smtp};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,12 @@ pub struct Config {
     pub engine: Engine,
     /// When a failed send is tried again.
     pub retry: Retry,
+    /// When a sequence is paused by itself.
+    pub guard: Guard,
+    /// What is counted.
+    pub statistics: Statistics,
+    /// Who is told what happens.
+    pub outgoing_webhooks: Vec<OutgoingWebhook>,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -299,6 +305,58 @@ impl From<&Retry> for RetryPolicy {
     fn from(retry: &Retry) -> Self {
         Self { first: retry.first, longest: retry.longest, max_failures: retry.max_attempts }
     }
+}
+
+/// When a sequence is paused by itself: too many of its emails by one provider bounced, or were reported as spam.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Guard {
+    /// `DRIPLINE_GUARD__WINDOW`: how far back is looked.
+    #[serde(with = "units::duration")]
+    pub window: Duration,
+    /// `DRIPLINE_GUARD__BOUNCE_LIMIT`: hard bounces for each email sent; 1 turns it off.
+    pub bounce_limit: f64,
+    /// `DRIPLINE_GUARD__COMPLAINT_LIMIT`: spam complaints for each email sent; 1 turns it off.
+    pub complaint_limit: f64,
+    /// `DRIPLINE_GUARD__LEAST`: nothing is judged by fewer emails in the window.
+    pub least: u64,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        let GuardLimits { window, bounces, complaints, least } = GuardLimits::default();
+        Self { window, bounce_limit: bounces, complaint_limit: complaints, least }
+    }
+}
+
+impl From<&Guard> for GuardLimits {
+    fn from(guard: &Guard) -> Self {
+        let Guard { window, bounce_limit, complaint_limit, least } = *guard;
+        Self { window, bounces: bounce_limit, complaints: complaint_limit, least }
+    }
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Statistics {
+    /// `DRIPLINE_STATISTICS__EXCLUDE`: sequences that are neither counted nor guarded.
+    pub exclude: Vec<String>,
+}
+
+/// A subscriber to the events of the journal.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutgoingWebhook {
+    /// Its place in the journal is kept under this name.
+    pub name: String,
+    /// Where each event is posted to.
+    pub url: String,
+    /// What the posts are signed with: `whsec_` and base64.
+    pub secret: Secret,
+    /// Which events; without it all but `sending` and `asked`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<JournalEvent>>,
 }
 
 /// What is logged, and how.

@@ -1,16 +1,20 @@
 //! What the types alone don't say.
 use std::time::Duration;
 
-use dripline_domain::check_region;
+use dripline_domain::{JournalEvent, check_region};
+use dripline_esp::HttpWebhook;
 use tracing_subscriber::EnvFilter;
 
 use super::units::duration;
-use super::{ConfigError, Engine, Esp, Gateway, Loaded, Log, Nats, Provider, Retry, Sequences};
+use super::{ConfigError, Engine, Esp, Gateway, Guard, Loaded, Log, Nats, OutgoingWebhook, Provider, Retry, Sequences};
 
 type Checked = Result<(), ConfigError>;
 
 /// NATS keeps at most so many copies.
 const MOST_REPLICAS: usize = 5;
+
+/// A guard's window slides in steps of a 24th: shorter ones would be finer than clocks agree.
+const SHORTEST_WINDOW: Duration = Duration::from_mins(1);
 
 /// The first thing that is wrong.
 pub fn validate(loaded: &Loaded) -> Checked {
@@ -21,6 +25,11 @@ pub fn validate(loaded: &Loaded) -> Checked {
     gateway(loaded, &config.gateway)?;
     engine(loaded, &config.engine, &config.esp)?;
     retry(loaded, &config.retry)?;
+    guard(loaded, &config.guard)?;
+    for name in &config.statistics.exclude {
+        ensure(loaded, "statistics.exclude", is_name(name), || not_a_name(name))?;
+    }
+    outgoing_webhooks(loaded, &config.outgoing_webhooks)?;
     log(loaded, &config.log)
 }
 
@@ -197,6 +206,42 @@ fn retry(loaded: &Loaded, retry: &Retry) -> Checked {
             duration::show(&retry.first)
         )
     })
+}
+
+fn guard(loaded: &Loaded, guard: &Guard) -> Checked {
+    ensure(loaded, "guard.window", guard.window >= SHORTEST_WINDOW, || {
+        format!("`{}` is too short; write \"1m\" or longer", duration::show(&guard.window))
+    })?;
+    for (key, limit) in [("guard.bounce_limit", guard.bounce_limit), ("guard.complaint_limit", guard.complaint_limit)] {
+        ensure(loaded, key, (0.0..=1.0).contains(&limit), || {
+            format!("`{limit}` is not a part of the emails; write 0.05 for 5 %, or 1 to turn it off")
+        })?;
+    }
+    ensure(loaded, "guard.least", guard.least >= 1, || "`0` is too few; write 1 or more".into())
+}
+
+fn outgoing_webhooks(loaded: &Loaded, webhooks: &[OutgoingWebhook]) -> Checked {
+    let mut names = Vec::new();
+    for (place, OutgoingWebhook { name, url, secret, events }) in webhooks.iter().enumerate() {
+        let key = |key: &str| format!("outgoing_webhooks.{place}.{key}");
+        ensure(loaded, &key("name"), is_name(name), || not_a_name(name))?;
+        ensure(loaded, &key("name"), !names.contains(&name), || format!("`{name}` is there twice; write another"))?;
+        names.push(name);
+        HttpWebhook::new(name, url, secret)
+            .map_err(|error| loaded.wrong(&format!("outgoing_webhooks.{place}"), error.to_string()))?;
+        let Some(events) = events else { continue };
+        ensure(loaded, &key("events"), !events.is_empty(), || "is empty; leave it out for all events".into())?;
+        for event in events {
+            match event {
+                JournalEvent::Lead(_) | JournalEvent::Control(_) => {}
+                JournalEvent::Unknown(name) => {
+                    let message = format!("`{name}` is no event of the journal; docs/outgoing-webhooks.md lists them");
+                    return Err(loaded.wrong(&key("events"), message));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn log(loaded: &Loaded, log: &Log) -> Checked {

@@ -45,7 +45,7 @@ pub(crate) struct Why {
 pub(crate) async fn run(command: SequenceControl, config: &Config) -> anyhow::Result<ExitCode> {
     let connections = connect(config, "dripline sequence").await?;
     let context = Connections::jetstream(&connections.general);
-    topology::apply(&context, &topology_options(config)).await?;
+    topology::apply(&context, topology_options(config)).await?;
     let controls = JetStreamControls::watch(&connections).await.context("bucket controls")?;
     let sequences = newest_sequences(&stream(&context, SEQUENCES_BUCKET).await?).await?;
     let (name, why, paused) = match command {

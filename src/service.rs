@@ -69,7 +69,7 @@ pub async fn run(loaded: Loaded, parts: Parts, stop: impl Future<Output = ()>) -
 /// Makes the topology what it must be.
 pub async fn apply_topology(config: &Config) -> anyhow::Result<Vec<Change>> {
     let connections = connect(config, "dripline topology").await?;
-    let applied = topology::apply(&Connections::jetstream(&connections.general), &topology_options(config)).await?;
+    let applied = topology::apply(&Connections::jetstream(&connections.general), topology_options(config)).await?;
     Ok(applied.changes)
 }
 
@@ -77,7 +77,7 @@ pub async fn apply_topology(config: &Config) -> anyhow::Result<Vec<Change>> {
 pub(crate) async fn suppression_list(config: &Config) -> anyhow::Result<SuppressionList> {
     let connections = connect(config, "dripline suppression").await?;
     let context = Connections::jetstream(&connections.general);
-    let applied = topology::apply(&context, &topology_options(config)).await?;
+    let applied = topology::apply(&context, topology_options(config)).await?;
     Ok(SuppressionList::open(context, applied.lead_ids).await?)
 }
 
@@ -99,7 +99,7 @@ impl Running {
         let owner = owner();
         let connections = connect(config, &format!("dripline {owner}")).await?;
         let context = Connections::jetstream(&connections.general);
-        let Applied { lead_ids, changes } = topology::apply(&context, &topology_options(config)).await?;
+        let Applied { lead_ids, changes } = topology::apply(&context, topology_options(config)).await?;
         for change in changes {
             tracing::debug!(what = change.what, action = ?change.action, "topology");
         }

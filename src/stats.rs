@@ -42,7 +42,7 @@ pub(crate) struct StatsArguments {
 pub(crate) async fn run(arguments: &StatsArguments, config: &Config) -> anyhow::Result<ExitCode> {
     let connections = connect(config, "dripline stats").await?;
     let context = Connections::jetstream(&connections.general);
-    topology::apply(&context, &topology_options(config)).await?;
+    topology::apply(&context, topology_options(config)).await?;
     let store = statistics(&connections).await?;
     let mut tally = store.load().await?;
     if arguments.verify || arguments.rebuild {

@@ -166,23 +166,23 @@ pub struct Applied {
 }
 
 /// Makes what is missing, mends what can be mended without loss, refuses the rest.
-pub async fn apply(context: &jetstream::Context, options: &Options) -> Result<Applied, TopologyError> {
+pub async fn apply(context: &jetstream::Context, options: Options) -> Result<Applied, TopologyError> {
     let mut changes = Vec::new();
     let mut identity = None;
-    for config in streams(options) {
+    for config in streams(&options) {
         let name = config.name.clone();
         let (stream, action) = apply_stream(context, config).await?;
         if name == LEADS_BUCKET {
             identity = stream.cached_info().config.metadata.get(IDENTITY).cloned();
         }
         changes.push(Change { what: format!("stream {name}"), action });
-        for config in consumers(&name, options) {
+        for config in consumers(&name, &options) {
             let what = format!("consumer {name}/{}", config.durable_name.clone().unwrap_or_default());
             let action = apply_consumer(&stream, config, &what).await?;
             changes.push(Change { what, action });
         }
         if name == JOURNAL {
-            warn_of_unknown_webhooks(&stream, options).await?;
+            warn_of_unknown_webhooks(&stream, &options).await?;
         }
     }
     let identity = identity.ok_or_else(|| TopologyError::WouldLose {

@@ -14,7 +14,9 @@ use crate::export::{self, ExportCommand};
 use crate::import::{self, ImportCommand};
 use crate::lead::{self, LeadCommand};
 use crate::rejected::{self, RejectedCommand};
+use crate::sequence::{self, SequenceControl};
 use crate::service::{self, Parts};
+use crate::stats::{self, StatsArguments};
 use crate::suppression::{self, SuppressionCommand};
 use crate::{dev, telemetry};
 
@@ -51,6 +53,8 @@ enum Command {
     /// One lead.
     #[command(subcommand)]
     Lead(LeadCommand),
+    /// How many emails were sent, delivered, opened, …, by sequence, version and step.
+    Stats(StatsArguments),
     /// What could not be processed, and is kept.
     #[command(subcommand)]
     Rejected(RejectedCommand),
@@ -89,6 +93,8 @@ enum ConfigCommand {
 enum SequenceCommand {
     /// Read every sequence and template as the engine would, and say what is wrong.
     Check(Output),
+    #[command(flatten)]
+    Control(SequenceControl),
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +146,10 @@ impl Command {
                 Ok(ExitCode::SUCCESS)
             }
             Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&load()?, &output),
+            Self::Sequence(SequenceCommand::Control(command)) => {
+                operate(&load()?, async |config| sequence::run(command, config).await)
+            }
+            Self::Stats(arguments) => operate(&load()?, async |config| stats::run(&arguments, config).await),
             Self::Lead(command) => operate(&load()?, async |config| lead::run(command, config).await),
             Self::Rejected(command) => operate(&load()?, async |config| rejected::run(command, config).await),
             Self::Import(command) => operate(&load()?, async |config| import::run(command, config).await),

@@ -10,6 +10,8 @@ mod import;
 mod lead;
 mod progress;
 mod rejected;
+mod sequence;
 pub mod service;
+mod stats;
 mod suppression;
 pub mod telemetry;

@@ -9,22 +9,27 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::Stream;
-use dripline_actors::ports::{Clock, Esp, FrontDoor};
-use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings};
-use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, SoftBouncePolicy, Timestamp};
+use dripline_actors::ports::{Alert, Alerts, Clock, Esp, FrontDoor};
+use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings, Subscriber};
+use dripline_domain::{
+    CountingRules, DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, SoftBouncePolicy, Timestamp,
+};
 use dripline_esp::webhooks::{Bridge, Vendor, WebhookSettings};
-use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp, UnsubscribeLinks, Webhooks};
+use dripline_esp::{
+    HttpWebhook, Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp, UnsubscribeLinks, Webhooks,
+};
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
-    Connections, JetStreamFeedbackDoor, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger,
-    JetStreamPresence, JetStreamRejected, JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection,
-    SequenceBook, SuppressionList,
+    Connections, JetStreamControls, JetStreamFeedbackDoor, JetStreamFrontDoor, JetStreamInbox, JetStreamJournal,
+    JetStreamLeadStore, JetStreamLedger, JetStreamLeftovers, JetStreamPresence, JetStreamRejected, JetStreamStatistics,
+    JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection, SequenceBook, SuppressionList,
 };
 use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
 
 use crate::config::{Config, Esp as EspSettings, Loaded, Provider, check_sequences};
-use crate::gateway;
 use crate::telemetry::Addresses;
+use crate::{gateway, stats};
 
 /// On a stop: so long for what is in flight, then the rest is left to redelivery.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,6 +90,7 @@ pub(crate) async fn suppression_list(config: &Config) -> anyhow::Result<Suppress
 /// The parts of this process, running.
 pub(crate) struct Running {
     connections: Connections,
+    stats: AbortHandle,
     engine: Option<Engine>,
     gateway: Option<(tokio::task::JoinHandle<std::io::Result<()>>, tokio::sync::oneshot::Sender<()>)>,
     /// Where the gateway listens.
@@ -103,6 +109,7 @@ impl Running {
         for change in changes {
             tracing::debug!(what = change.what, action = ?change.action, "topology");
         }
+        let stats = tokio::spawn(stats::answer_requests(connections.clone())).abort_handle();
         let front_door: Arc<dyn FrontDoor> = Arc::new(JetStreamFrontDoor::open(&connections));
         let listener = if parts.gateway { Some(listen(config.gateway.listen).await?) } else { None };
         let address =
@@ -141,7 +148,7 @@ impl Running {
             tracing::info!(address = ?address, "the gateway listens");
             gateway = Some((serving, stop));
         }
-        Ok(Self { connections, engine, gateway, address, front_door })
+        Ok(Self { connections, stats, engine, gateway, address, front_door })
     }
 
     pub(crate) async fn until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
@@ -174,6 +181,7 @@ impl Running {
             engine.stop(PATIENCE).await;
             tracing::info!(counts = ?counters.read(), "the engine has stopped");
         }
+        self.stats.abort();
         self.connections.flush().await;
         Ok(())
     }
@@ -278,10 +286,18 @@ pub async fn ports(
         due: Arc::new(JetStreamInbox::new(consumer(context, topology::TIMERS, topology::DUE).await?, mender.clone())),
         feedback: Arc::new(JetStreamInbox::trimming(
             consumer(context, topology::FEEDBACK, topology::FEEDBACK_CONSUMER).await?,
-            mender,
+            mender.clone(),
             stream(context, topology::FEEDBACK).await?,
         )),
         feedback_reader: Arc::new(Webhooks),
+        subscribers: subscribers(config, context, &mender).await?,
+        controls: Arc::new(JetStreamControls::watch(connections).await.context("bucket controls")?),
+        journal: Arc::new(JetStreamJournal::new(stream(context, topology::JOURNAL).await?)),
+        statistics: Arc::new(statistics(connections).await?),
+        leftovers: Arc::new(JetStreamLeftovers::new(
+            context.get_key_value(topology::OUTGOING).await.context("bucket outgoing")?,
+        )),
+        alerts: Arc::new(LoggedAlerts),
         presence: Arc::new(JetStreamPresence::new(
             context.get_key_value(topology::ENGINES).await.context("bucket engines")?,
         )),
@@ -320,9 +336,32 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
             ..BreakerLimits::default()
         },
         sweep_every: config.engine.sweep_every,
+        counting: counting_rules(config),
         sanitiser: sanitiser(config),
         lead_ids,
     }
+}
+
+/// What is counted, and when a sequence is paused, as configured.
+pub(crate) fn counting_rules(config: &Config) -> CountingRules {
+    CountingRules { exclude: config.statistics.exclude.clone(), guard: (&config.guard).into() }
+}
+
+async fn subscribers(
+    config: &Config,
+    context: &jetstream::Context,
+    mender: &Mender,
+) -> anyhow::Result<Vec<Subscriber>> {
+    let mut subscribers = Vec::with_capacity(config.outgoing_webhooks.len());
+    for webhook in &config.outgoing_webhooks {
+        let consumer = consumer(context, topology::JOURNAL, &topology::outgoing_consumer(&webhook.name)).await?;
+        subscribers.push(Subscriber {
+            webhook: Arc::new(HttpWebhook::new(&webhook.name, &webhook.url, &webhook.secret)?),
+            inbox: Arc::new(JetStreamInbox::new(consumer, mender.clone())),
+            events: webhook.events.clone().map(|events| events.into_iter().collect()),
+        });
+    }
+    Ok(subscribers)
 }
 
 /// Tells a lead from what is none, as configured.
@@ -377,10 +416,17 @@ pub fn topology_options(config: &Config) -> topology::Options {
         replicas: config.nats.replicas,
         ack_wait: config.engine.ack_wait,
         max_leads: config.nats.max_leads,
+        outgoing_webhooks: config.outgoing_webhooks.iter().map(|webhook| webhook.name.clone()).collect(),
     }
 }
 
-async fn stream(context: &jetstream::Context, name: &str) -> anyhow::Result<Stream<()>> {
+/// The counts, as they are kept.
+pub(crate) async fn statistics(connections: &Connections) -> anyhow::Result<JetStreamStatistics> {
+    let context = Connections::jetstream(&connections.general);
+    Ok(JetStreamStatistics::new(connections.clone(), stream(&context, topology::STATISTICS_BUCKET).await?))
+}
+
+pub(crate) async fn stream(context: &jetstream::Context, name: &str) -> anyhow::Result<Stream<()>> {
     context.get_stream_no_info(name).await.with_context(|| format!("stream {name}"))
 }
 
@@ -395,6 +441,15 @@ fn owner() -> String {
     let host: String = host.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let host = if host.is_empty() { "engine" } else { &host };
     format!("{host}.{}.{:08x}", std::process::id(), rand::random::<u32>())
+}
+
+/// The log alone.
+struct LoggedAlerts;
+
+impl Alerts for LoggedAlerts {
+    fn raise(&self, alert: &Alert) {
+        tracing::error!(%alert, "this needs a person");
+    }
 }
 
 pub(crate) struct SystemClock;

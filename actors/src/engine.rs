@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dripline_domain::{DoubtPolicy, LeadIdKey, RetryPolicy, Sanitiser, Sequence, SoftBouncePolicy};
+use dripline_domain::{CountingRules, DoubtPolicy, LeadIdKey, RetryPolicy, Sanitiser, Sequence, SoftBouncePolicy};
 use ractor::{ActorCell, ActorRef, SpawnErr};
 use ractor_supervisor::{
     ChildBackoffFn, ChildSpec, Restart, SpawnFn, Supervisor, SupervisorArguments, SupervisorMsg, SupervisorOptions,
@@ -18,12 +18,15 @@ use crate::feedback::FeedbackIntake;
 use crate::intake::{Due, Intake};
 use crate::leads::{LeadLimits, Leads, Services};
 use crate::limiter::{Rate, RateLimiter};
+use crate::outgoing::{OutgoingActor, OutgoingArguments, Subscriber};
 use crate::ports::{
-    Clock, Composer, Esp, FeedbackReader, Inbox, LeadStore, Ledger, Presence, Rejected, Sequences, Suppressions, Timers,
+    Alerts, Clock, Composer, Controls, Esp, FeedbackReader, Inbox, Journal, LeadStore, Ledger, Leftovers, Presence,
+    Rejected, Sequences, StatisticsStore, Suppressions, Timers,
 };
 use crate::presence::{PresenceActor, PresenceArguments};
 use crate::provider::Providers;
 use crate::pump::{Consume, Places, PumpActor, PumpArguments};
+use crate::statistics::{StatisticsActor, StatisticsArguments};
 use crate::sweeper::{SweeperActor, SweeperArguments};
 
 /// How an engine works; every limit is a count of messages or leads.
@@ -58,6 +61,8 @@ pub struct Settings {
     pub breaker: BreakerLimits,
     /// Between two sweeps.
     pub sweep_every: Duration,
+    /// What is counted, and when a sequence is paused.
+    pub counting: CountingRules,
     /// How raw leads are cleaned.
     pub sanitiser: Sanitiser,
     /// Makes lead ids.
@@ -95,6 +100,18 @@ pub struct Ports {
     pub feedback: Arc<dyn Inbox>,
     /// Reads them.
     pub feedback_reader: Arc<dyn FeedbackReader>,
+    /// What is held back.
+    pub controls: Arc<dyn Controls>,
+    /// Every transition.
+    pub journal: Arc<dyn Journal>,
+    /// What they come to.
+    pub statistics: Arc<dyn StatisticsStore>,
+    /// Who wants to hear of them.
+    pub subscribers: Vec<Subscriber>,
+    /// What these do not have yet.
+    pub leftovers: Arc<dyn Leftovers>,
+    /// Who is told what needs a person.
+    pub alerts: Arc<dyn Alerts>,
 }
 
 /// A running engine.
@@ -133,6 +150,7 @@ impl Engine {
             store: Arc::clone(&ports.store),
             timers: Arc::clone(&ports.timers),
             suppressions: Arc::clone(&ports.suppressions),
+            controls: Arc::clone(&ports.controls),
             sequences: Arc::clone(&ports.sequences),
             composer: Arc::clone(&ports.composer),
             rejected: Arc::clone(&ports.rejected),
@@ -201,20 +219,44 @@ impl Engine {
                 let (inbox, places, stopping) = (Arc::clone(&ports.feedback), places[2].clone(), stopped.clone());
                 move || pump(&inbox, Arc::clone(&feedback) as _, &places, &stopping)
             }),
-            child(name("sweeper"), {
-                let (counters, every) = (Arc::clone(&counters), settings.sweep_every);
-                move || {
-                    let arguments = SweeperArguments {
-                        ledger: Arc::clone(&ports.ledger),
-                        timers: Arc::clone(&ports.timers),
-                        counters: Arc::clone(&counters),
-                        every,
-                        stopping: stopped.clone(),
-                    };
-                    (SweeperActor, arguments)
-                }
+            child(name("statistics"), {
+                let arguments = StatisticsArguments {
+                    journal: Arc::clone(&ports.journal),
+                    store: Arc::clone(&ports.statistics),
+                    controls: Arc::clone(&ports.controls),
+                    alerts: Arc::clone(&ports.alerts),
+                    rules: Arc::new(settings.counting),
+                    stopping: stopped.clone(),
+                };
+                move || (StatisticsActor, arguments.clone())
             }),
         ]);
+        child_specs.extend(ports.subscribers.into_iter().map(|subscriber| {
+            let actor = format!("outgoing-{}", subscriber.webhook.name());
+            let arguments = OutgoingArguments {
+                subscriber,
+                controls: Arc::clone(&ports.controls),
+                leftovers: Arc::clone(&ports.leftovers),
+                rejected: Arc::clone(&ports.rejected),
+                alerts: Arc::clone(&ports.alerts),
+                clock: Arc::clone(&ports.clock),
+                stopping: stopped.clone(),
+            };
+            child(name(&actor), move || (OutgoingActor, arguments.clone()))
+        }));
+        child_specs.push(child(name("sweeper"), {
+            let (counters, every) = (Arc::clone(&counters), settings.sweep_every);
+            move || {
+                let arguments = SweeperArguments {
+                    ledger: Arc::clone(&ports.ledger),
+                    timers: Arc::clone(&ports.timers),
+                    counters: Arc::clone(&counters),
+                    every,
+                    stopping: stopped.clone(),
+                };
+                (SweeperActor, arguments)
+            }
+        }));
         let options = SupervisorOptions {
             strategy: SupervisorStrategy::RestForOne,
             max_restarts: MELTDOWN_RESTARTS,

@@ -13,11 +13,13 @@ mod feedback;
 mod intake;
 mod leads;
 mod limiter;
+mod outgoing;
 pub mod ports;
 mod presence;
 mod provider;
 mod pump;
 mod slot;
+mod statistics;
 mod sweeper;
 
 use std::error::Error;
@@ -30,7 +32,9 @@ pub use engine::{Engine, Ports, Settings, StartError};
 pub use intake::TimerPayload;
 pub use leads::LeadLimits;
 pub use limiter::Rate;
+pub use outgoing::Subscriber;
 pub use slot::NotRunning;
+pub use statistics::replay;
 
 /// Shows an error with all its sources, in one line: `the lead store is unavailable: timed out`.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));

@@ -1,12 +1,15 @@
 //! What the actors need of the world, as traits. `nats` and `esp` implement them; tests may too.
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dripline_domain::{Address, Email, Feedback, Lead, LeadKey, Outcome, Sequence, Suppression, Timestamp};
+use dripline_domain::{Address, Email, Feedback, Lead, LeadKey, Outcome, Sequence, Statistics, Suppression, Timestamp};
 use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
 /// The cause of a port's failure, kept for the log.
 pub type Source = Box<dyn StdError + Send + Sync>;
@@ -435,3 +438,189 @@ pub trait FeedbackReader: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FeedbackError(pub String);
+
+/// What an operator or a guard can hold back, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Controlled<'a> {
+    /// No step of this sequence is sent; leads still enter it.
+    Sequence(&'a str),
+    /// Nothing is sent by this provider.
+    Provider(&'a str),
+    /// Nothing is posted to this outgoing webhook.
+    OutgoingWebhook(&'a str),
+}
+
+/// As the bucket `controls` names it: `sequence.welcome`.
+impl fmt::Display for Controlled<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sequence(name) => write!(f, "sequence.{name}"),
+            Self::Provider(name) => write!(f, "provider.{name}"),
+            Self::OutgoingWebhook(name) => write!(f, "outgoing.{name}"),
+        }
+    }
+}
+
+/// That something is held back, or no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// Whether it is held back.
+    pub paused: bool,
+    /// Why, for people.
+    pub reason: String,
+    /// Who or what decided it.
+    pub by: String,
+    /// When.
+    pub timestamp: Timestamp,
+}
+
+/// What is held back now.
+#[async_trait]
+pub trait Controls: Send + Sync + 'static {
+    /// Why this is held back, if it is: a look into memory. A change is here shortly after it is on disk.
+    fn paused(&self, what: Controlled<'_>) -> Option<Control>;
+    /// Holds it back, or lets it go on; whether that changed anything. In the journal, then on disk when it returns. A
+    /// change that is older than the last one changes nothing.
+    async fn change(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError>;
+}
+
+/// A place in the journal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalPosition {
+    /// The sequence in `JOURNAL`; 0 is before the first message.
+    pub sequence: u64,
+    /// The sequence that the message had in the stream behind `leads`, where it was committed. `JOURNAL` can be made
+    /// anew from there, and then counts from 1 again: by this a message is known.
+    pub origin: u64,
+}
+
+/// The lines of one committed batch.
+#[derive(Debug, Clone)]
+pub struct JournalMessage {
+    /// Where it stands.
+    pub position: JournalPosition,
+    /// JSON, a line each.
+    pub payload: Bytes,
+}
+
+impl JournalMessage {
+    /// Its lines.
+    pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        journal_lines(&self.payload)
+    }
+}
+
+/// The lines of a journal message's payload.
+pub fn journal_lines(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
+    payload.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+/// The journal, read in order.
+#[async_trait]
+pub trait Journal: Send + Sync + 'static {
+    /// From where on to read what comes after this place. What was read before may come again: its origin tells.
+    async fn seek(&self, after: JournalPosition) -> Result<u64, StoreError>;
+    /// The first message at this sequence of `JOURNAL` or after it; none at the end.
+    async fn read(&self, from: u64) -> Result<Option<JournalMessage>, StoreError>;
+    /// The sequence of the newest message; 0 where there is none.
+    async fn last(&self) -> Result<u64, StoreError>;
+}
+
+/// The counts, and how much of the journal is in them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tally {
+    /// The counts.
+    pub statistics: Statistics,
+    /// Up to here.
+    pub position: JournalPosition,
+    /// What the next [`StatisticsStore::save`] must expect; 0 where nothing was ever stored.
+    pub revision: Revision,
+}
+
+/// Where the counts are kept.
+#[async_trait]
+pub trait StatisticsStore: Send + Sync + 'static {
+    /// All of it, as of one moment.
+    async fn load(&self) -> Result<Tally, StoreError>;
+    /// How far it is counted, and the revision.
+    async fn progress(&self) -> Result<(JournalPosition, Revision), StoreError>;
+    /// Stores the position and these sequences' counts, all or nothing, if the revision is still the expected one; gives
+    /// the new revision. At most [`MOST_CHANGED`] sequences.
+    async fn save(&self, tally: &Tally, changed: &BTreeSet<String>) -> Result<Revision, SaveError>;
+}
+
+/// Sequences whose counts are stored at a time.
+pub const MOST_CHANGED: usize = 500;
+
+/// The counts were not stored, or not surely.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// Another process has stored its own.
+    #[error("another process counts")]
+    Conflict,
+    /// The store is away: whether they were stored is seen when it is back.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What needs a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Alert {
+    /// A guard has paused a sequence.
+    #[error("sequence `{sequence}` was paused by its guard: {reason}")]
+    SequencePaused {
+        /// Which.
+        sequence: String,
+        /// Why.
+        reason: String,
+    },
+    /// A subscriber answered 410 Gone.
+    #[error("outgoing webhook `{name}` is gone (410), and nothing more is posted to it")]
+    WebhookGone {
+        /// Which.
+        name: String,
+    },
+}
+
+/// Who is told what needs a person, beside the log.
+pub trait Alerts: Send + Sync + 'static {
+    /// Tells; must not block.
+    fn raise(&self, alert: &Alert);
+}
+
+/// One subscriber to the journal's events.
+#[async_trait]
+pub trait OutgoingWebhook: Send + Sync + 'static {
+    /// As configured.
+    fn name(&self) -> &str;
+    /// One POST, bounded in time. `id` is the same each time an event is posted.
+    async fn post(&self, id: &str, body: Bytes, now: Timestamp) -> Posted;
+}
+
+/// What a POST came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Posted {
+    /// The subscriber has it.
+    Taken,
+    /// The subscriber wants no more (410).
+    Gone,
+    /// It refused this one.
+    Refused {
+        /// For people.
+        reason: String,
+    },
+    /// It is away, or cannot cope: no other event would fare better.
+    Away {
+        /// For people.
+        reason: String,
+    },
+}
+
+/// Which events of a journal message a subscriber does not have yet, where an attempt at it was not wholly in vain.
+#[async_trait]
+pub trait Leftovers: Send + Sync + 'static {
+    /// The numbers of its lines, counted from 0; none where it was not tried yet.
+    async fn load(&self, webhook: &str, message: &str) -> Result<Option<BTreeSet<usize>>, StoreError>;
+    /// Keeps them.
+    async fn save(&self, webhook: &str, message: &str, lines: &BTreeSet<usize>) -> Result<(), StoreError>;
+}

@@ -12,6 +12,8 @@ mod doubt;
 mod email;
 mod enrolment;
 mod feedback;
+mod guard;
+mod journal;
 mod key;
 mod lead;
 mod matching;
@@ -19,6 +21,7 @@ mod outcome;
 mod phone;
 mod retry;
 mod sequence;
+mod statistics;
 mod suppression;
 mod time;
 mod transition;
@@ -29,6 +32,8 @@ pub use doubt::{DoubtEnd, DoubtPolicy};
 pub use email::Email;
 pub use enrolment::{Attempt, Enrolment, EnrolmentId, SentEmail, SequenceRef, State, StopReason};
 pub use feedback::{Feedback, FeedbackKind, SOFT_BOUNCES_KEPT, SoftBouncePolicy};
+pub use guard::{GuardLimits, GuardWindow, Guarded, share};
+pub use journal::{ControlEvent, JournalEvent, JournalLine};
 pub use key::{KeyError, LeadKey};
 pub use lead::{
     ArrivalId, Entry, HISTORY_LIMIT, Lead, LeadId, LeadIdKey, LeadStatus, SCHEMA, SoftBounce, Suppressed, What,
@@ -37,6 +42,9 @@ pub use outcome::Outcome;
 pub use phone::{PhoneError, check_region, normalise_phone};
 pub use retry::RetryPolicy;
 pub use sequence::{Reentry, Send, Sequence, SequenceError, Step, Template, parse_sequence, split_mailbox};
+pub use statistics::{
+    Counted, CountingRules, EmailCounts, EnrolmentCounts, SequenceStatistics, Statistics, VersionStatistics,
+};
 pub use suppression::{Suppression, SuppressionCause, SuppressionMark};
 pub use time::{Timestamp, parse_duration};
 pub use transition::{Context, Effect, Event, Refusal, StepEvent, Transition, send_key, transition};

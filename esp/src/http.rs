@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dripline_actors::ports::LookUp;
 use dripline_domain::{Address, Outcome};
 use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Body, Client, RequestBuilder, Response, Url, redirect};
+use reqwest::{Body, Client, ClientBuilder, RequestBuilder, Response, Url, redirect};
 use serde::de::DeserializeOwned;
 
 use crate::BuildError;
@@ -53,7 +53,6 @@ impl Http {
     /// # Errors
     /// A URL that is none, credentials that cannot stand in a header, no CA certificates.
     pub fn new(endpoint: Endpoint<'_>) -> Result<Self, BuildError> {
-        install_tls();
         let base_url =
             parse(endpoint.base_url).map_err(|reason| BuildError::Invalid { setting: endpoint.setting, reason })?;
         let mut credentials = HeaderValue::from_str(endpoint.credentials).map_err(|_| BuildError::Invalid {
@@ -62,24 +61,10 @@ impl Http {
         })?;
         credentials.set_sensitive(true);
 
-        let builder = Client::builder()
-            .user_agent(concat!("dripline/", env!("CARGO_PKG_VERSION")))
+        let client = client(&base_url, endpoint.timeout, endpoint.connections)
             .default_headers(HeaderMap::from_iter([(endpoint.header, credentials)]))
-            .http1_only()
-            .tcp_nodelay(true)
-            // A redirected POST would mail through a host nobody configured.
-            .redirect(redirect::Policy::none())
-            // Whether to try again is the engine's decision alone.
-            .retry(reqwest::retry::never())
-            .timeout(endpoint.timeout)
-            // Shorter than the whole, so that an unreachable host is told from a lost answer.
-            .connect_timeout(endpoint.timeout / 2)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(endpoint.connections);
-        let builder = if is_loopback(&base_url) { builder.no_proxy() } else { builder };
-        // A stand-in without TLS needs no certificates, and where it runs there may be none.
-        let builder = if base_url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
-        let client = builder.build().map_err(BuildError::Client)?;
+            .build()
+            .map_err(BuildError::Client)?;
         let Endpoint { vendor, timeout, connections, .. } = endpoint;
         Ok(Self { vendor, client, base_url, timeout, connections })
     }
@@ -164,6 +149,27 @@ impl Http {
     }
 }
 
+/// For calls to this host alone: bounded in time, without redirects, tried once.
+pub(crate) fn client(url: &Url, timeout: Duration, connections: usize) -> ClientBuilder {
+    install_tls();
+    let builder = Client::builder()
+        .user_agent(concat!("dripline/", env!("CARGO_PKG_VERSION")))
+        .http1_only()
+        .tcp_nodelay(true)
+        // A redirected POST would go to a host nobody configured.
+        .redirect(redirect::Policy::none())
+        // Whether to try again is the engine's decision alone.
+        .retry(reqwest::retry::never())
+        .timeout(timeout)
+        // Shorter than the whole, so that an unreachable host is told from a lost answer.
+        .connect_timeout(timeout / 2)
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(connections);
+    let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
+    // A stand-in without TLS needs no certificates, and where it runs there may be none.
+    if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder }
+}
+
 /// rustls leaves the choice of cryptography to the program. Whoever chose first stays.
 pub(crate) fn install_tls() {
     static ONCE: Once = Once::new();
@@ -172,7 +178,7 @@ pub(crate) fn install_tls() {
     });
 }
 
-fn parse(base_url: &str) -> Result<Url, String> {
+pub(crate) fn parse(base_url: &str) -> Result<Url, String> {
     let url = Url::parse(base_url).map_err(|error| format!("`{base_url}` is not a URL: {error}"))?;
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
         return Err(format!("`{base_url}` must begin with https:// (or http:// for a stand-in)"));
@@ -192,7 +198,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut told = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -16,7 +16,7 @@ impl Mender {
 
     /// Applies the topology, and has everybody read again what may be gone: the sweeper sets the timers of all leads.
     pub(crate) async fn mend(&self) {
-        match topology::apply(&Connections::jetstream(&self.connections.general), self.options).await {
+        match topology::apply(&Connections::jetstream(&self.connections.general), self.options.clone()).await {
             Ok(applied) => {
                 let made: Vec<_> =
                     applied.changes.iter().filter(|change| change.action != topology::Action::Unchanged).collect();

@@ -1,13 +1,14 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream;
-use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::jetstream::stream::{DirectGetErrorKind, InfoError, Stream};
 use async_trait::async_trait;
 use dripline_actors::ports::{Sequences, StoreError};
 use dripline_domain::Sequence;
+use futures_util::TryStreamExt;
 
 use crate::batch::is_wrong_last_sequence;
 use crate::store::KV_OPERATION;
@@ -136,6 +137,28 @@ pub async fn read_sequence(stream: &Stream<()>, name: &str, version: u32) -> Res
         return Ok(None);
     }
     serde_json::from_slice(&message.payload).map(Some).map_err(|error| StoreError::Unreadable(error.into()))
+}
+
+/// The newest version of every sequence that was ever published, by name.
+pub async fn newest_sequences(stream: &Stream<()>) -> Result<Vec<Sequence>, StoreError> {
+    let unavailable = |error: InfoError| StoreError::Unavailable(error.into());
+    let subjects = stream.info_with_subjects(format!("{SEQUENCES_BUCKET_SUBJECT}>")).await.map_err(unavailable)?;
+    let subjects: Vec<(String, usize)> = subjects.map_err(unavailable).try_collect().await?;
+    let mut newest: BTreeMap<&str, u32> = BTreeMap::new();
+    for (subject, _) in &subjects {
+        let key = subject.strip_prefix(SEQUENCES_BUCKET_SUBJECT).and_then(|key| key.rsplit_once('.'));
+        if let Some((name, version)) = key
+            && let Ok(version) = version.parse::<u32>()
+        {
+            let known = newest.entry(name).or_default();
+            *known = version.max(*known);
+        }
+    }
+    let mut sequences = Vec::with_capacity(newest.len());
+    for (name, version) in newest {
+        sequences.extend(read_sequence(stream, name, version).await?);
+    }
+    Ok(sequences)
 }
 
 fn subject(name: &str, version: u32) -> String {

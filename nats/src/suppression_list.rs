@@ -9,8 +9,7 @@ use dripline_domain::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
-use crate::batch::BatchMessage;
-use crate::store::journal_message;
+use crate::journal::publish_lines;
 use crate::suppressions::SuppressionBucket;
 use crate::topology::{SUPPRESSIONS, SUPPRESSIONS_BUCKET};
 
@@ -162,10 +161,7 @@ impl SuppressionList {
             });
             lines.push(Bytes::from(line.map_err(|error| not_journalled(error.into()))?));
         }
-        let BatchMessage { subject, headers, payload } = journal_message(&lines);
-        let ack = self.context.publish_with_headers(subject, headers, payload).await;
-        ack.map_err(|error| not_journalled(error.into()))?.await.map_err(|error| not_journalled(error.into()))?;
-        Ok(())
+        publish_lines(&self.context, &lines).await.map_err(not_journalled)
     }
 }
 

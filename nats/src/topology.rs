@@ -3,13 +3,14 @@
 //! What an operator may set by hand (limits of size and age, placement, descriptions) is left as it is.
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, RetentionPolicy, Source, StorageType, Stream,
 };
 use async_nats::jetstream::{self, ErrorCode};
 use dripline_domain::LeadIdKey;
+use futures_util::StreamExt;
 use serde_json::Value;
 
 /// Raw leads.
@@ -28,6 +29,16 @@ pub const SEQUENCES_BUCKET: &str = "KV_sequences";
 pub const ENGINES: &str = "engines";
 /// The stream behind it.
 const ENGINES_BUCKET: &str = "KV_engines";
+/// The stream behind the bucket `statistics`: what the journal comes to.
+pub const STATISTICS_BUCKET: &str = "KV_statistics";
+/// The bucket of what is held back by an operator or a guard.
+pub(crate) const CONTROLS: &str = "controls";
+/// The stream behind it.
+pub const CONTROLS_BUCKET: &str = "KV_controls";
+/// The bucket of journal messages that an outgoing webhook has in part.
+pub const OUTGOING: &str = "outgoing";
+/// The stream behind it.
+const OUTGOING_BUCKET: &str = "KV_outgoing";
 /// Scheduled messages.
 pub const TIMERS: &str = "TIMERS";
 /// What could not be processed.
@@ -42,6 +53,8 @@ pub(crate) const FEEDBACK_SUBJECT: &str = "feedback";
 pub(crate) const LEADS_BUCKET_SUBJECT: &str = "$KV.leads.";
 pub(crate) const SUPPRESSIONS_BUCKET_SUBJECT: &str = "$KV.suppressions.";
 pub(crate) const SEQUENCES_BUCKET_SUBJECT: &str = "$KV.sequences.";
+pub(crate) const STATISTICS_BUCKET_SUBJECT: &str = "$KV.statistics.";
+pub(crate) const CONTROLS_BUCKET_SUBJECT: &str = "$KV.controls.";
 pub(crate) const JOURNAL_SUBJECT: &str = "journal.";
 pub(crate) const TIMERS_AT_SUBJECT: &str = "timers.at.";
 pub(crate) const TIMERS_DUE_SUBJECT: &str = "timers.due.";
@@ -53,12 +66,23 @@ pub(crate) const JOURNAL_TTL: &str = "48h";
 /// An engine that does not announce itself for so long is gone from the bucket `engines`.
 const ENGINES_MAX_AGE: Duration = Duration::from_secs(10);
 
+/// Longer than any event is tried.
+const OUTGOING_MAX_AGE: Duration = Duration::from_hours(7 * 24);
+
 /// The consumer of [`LEADS`].
 pub const INTAKE: &str = "intake";
 /// The consumer of [`TIMERS`].
 pub const DUE: &str = "due";
 /// The consumer of [`FEEDBACK`].
 pub const FEEDBACK_CONSUMER: &str = "feedback";
+/// Before the name of an outgoing webhook: its consumer of [`JOURNAL`].
+const OUTGOING_CONSUMER: &str = "outgoing-";
+
+/// A journal message holds the events of a whole batch: posting them takes a while.
+const OUTGOING_ACK_WAIT: Duration = Duration::from_mins(2);
+
+/// Journal messages that one outgoing webhook has been tried with and does not have yet, of all processes together.
+const OUTGOING_ACK_PENDING: i64 = 256;
 
 /// The key of lead ids, in the metadata of the bucket `leads`.
 const IDENTITY: &str = "dripline.identity";
@@ -71,7 +95,7 @@ const MAX_ACK_PENDING: i64 = 100_000;
 pub(crate) const QUEUE_MESSAGE_BYTES: i32 = 1_000_000;
 
 /// What differs from one installation to the next.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Copies of everything: 1, or 3 or 5 on a cluster.
     pub replicas: usize,
@@ -79,6 +103,8 @@ pub struct Options {
     pub ack_wait: Duration,
     /// Raw leads that may wait; more are refused. None for as many as the disk holds.
     pub max_leads: Option<u64>,
+    /// The names of the outgoing webhooks.
+    pub outgoing_webhooks: Vec<String>,
 }
 
 /// What [`apply`] did to one stream or consumer.
@@ -145,17 +171,20 @@ pub struct Applied {
 pub async fn apply(context: &jetstream::Context, options: Options) -> Result<Applied, TopologyError> {
     let mut changes = Vec::new();
     let mut identity = None;
-    for config in streams(options) {
+    for config in streams(&options) {
         let name = config.name.clone();
         let (stream, action) = apply_stream(context, config).await?;
         if name == LEADS_BUCKET {
             identity = stream.cached_info().config.metadata.get(IDENTITY).cloned();
         }
         changes.push(Change { what: format!("stream {name}"), action });
-        for config in consumers(&name, options) {
+        for config in consumers(&name, &options) {
             let what = format!("consumer {name}/{}", config.durable_name.clone().unwrap_or_default());
             let action = apply_consumer(&stream, config, &what).await?;
             changes.push(Change { what, action });
+        }
+        if name == JOURNAL {
+            warn_of_unknown_webhooks(&stream, &options).await?;
         }
     }
     let identity = identity.ok_or_else(|| TopologyError::WouldLose {
@@ -167,7 +196,7 @@ pub async fn apply(context: &jetstream::Context, options: Options) -> Result<App
     Ok(Applied { changes, lead_ids: LeadIdKey::new(identity) })
 }
 
-fn streams(options: Options) -> Vec<Config> {
+fn streams(options: &Options) -> Vec<Config> {
     let base = |name: &str, subjects: &[&str]| Config {
         name: name.to_owned(),
         subjects: subjects.iter().map(ToString::to_string).collect(),
@@ -211,6 +240,10 @@ fn streams(options: Options) -> Vec<Config> {
         bucket(SUPPRESSIONS_BUCKET, &["$KV.suppressions.>"]),
         bucket(SEQUENCES_BUCKET, &["$KV.sequences.>"]),
         Config { max_age: ENGINES_MAX_AGE, ..bucket(ENGINES_BUCKET, &["$KV.engines.>"]) },
+        // The counts of many sequences and the place in the journal are stored together or not at all.
+        Config { allow_atomic_publish: true, ..bucket(STATISTICS_BUCKET, &["$KV.statistics.>"]) },
+        bucket(CONTROLS_BUCKET, &["$KV.controls.>"]),
+        Config { max_age: OUTGOING_MAX_AGE, ..bucket(OUTGOING_BUCKET, &["$KV.outgoing.>"]) },
         Config {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::Old,
@@ -235,7 +268,7 @@ fn streams(options: Options) -> Vec<Config> {
     ]
 }
 
-fn consumers(stream: &str, options: Options) -> Vec<pull::Config> {
+fn consumers(stream: &str, options: &Options) -> Vec<pull::Config> {
     let consumer = |name: &str, filter: &str| pull::Config {
         durable_name: Some(name.to_owned()),
         filter_subject: filter.to_owned(),
@@ -248,8 +281,42 @@ fn consumers(stream: &str, options: Options) -> Vec<pull::Config> {
         LEADS => vec![consumer(INTAKE, "")],
         FEEDBACK => vec![consumer(FEEDBACK_CONSUMER, "")],
         TIMERS => vec![consumer(DUE, "timers.due.>")],
+        JOURNAL => options
+            .outgoing_webhooks
+            .iter()
+            .map(|webhook| pull::Config {
+                // A new subscriber is told what happens from now on.
+                deliver_policy: DeliverPolicy::New,
+                ack_wait: options.ack_wait.max(OUTGOING_ACK_WAIT),
+                max_ack_pending: OUTGOING_ACK_PENDING,
+                ..consumer(&outgoing_consumer(webhook), "")
+            })
+            .collect(),
         _ => Vec::new(),
     }
+}
+
+/// The consumer of [`JOURNAL`] of one outgoing webhook.
+pub fn outgoing_consumer(webhook: &str) -> String {
+    format!("{OUTGOING_CONSUMER}{webhook}")
+}
+
+/// A webhook that is configured no longer keeps its place in the journal: it may come back.
+async fn warn_of_unknown_webhooks(journal: &Stream, options: &Options) -> Result<(), TopologyError> {
+    let mut names = journal.consumer_names();
+    while let Some(name) = names.next().await {
+        let name =
+            name.map_err(|error| TopologyError::Server { what: format!("stream {JOURNAL}"), source: error.into() })?;
+        let webhook = name.strip_prefix(OUTGOING_CONSUMER);
+        if webhook.is_some_and(|webhook| !options.outgoing_webhooks.iter().any(|known| known == webhook)) {
+            tracing::warn!(
+                consumer = name,
+                "an outgoing webhook is configured no longer, but its place in the journal is kept; remove it with \
+                 `nats consumer rm JOURNAL`, if it is not to come back"
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn get_stream(context: &jetstream::Context, name: &str) -> Result<Option<Stream>, TopologyError> {

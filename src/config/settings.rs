@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dripline_actors::BreakerLimits;
-use dripline_domain::{DoubtEnd, DoubtPolicy, RetryPolicy, SoftBouncePolicy};
+use dripline_domain::{DoubtEnd, DoubtPolicy, GuardLimits, JournalEvent, RetryPolicy, SoftBouncePolicy};
 use dripline_esp::webhooks::WebhookSettings;
 use dripline_esp::{Secret, mailgun, outbox, postmark, resend, sendgrid, smtp};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,12 @@ pub struct Config {
     pub retry: Retry,
     /// What is made of what providers tell.
     pub feedback: Feedback,
+    /// When a sequence is paused by itself.
+    pub guard: Guard,
+    /// What is counted.
+    pub statistics: Statistics,
+    /// Who is told what happens.
+    pub outgoing_webhooks: Vec<OutgoingWebhook>,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -361,6 +367,58 @@ impl From<&Feedback> for SoftBouncePolicy {
     fn from(feedback: &Feedback) -> Self {
         Self { count: feedback.soft_bounces, within: feedback.soft_bounces_within }
     }
+}
+
+/// When a sequence is paused by itself: too many of its emails by one provider bounced, or were reported as spam.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Guard {
+    /// `DRIPLINE_GUARD__WINDOW`: how far back is looked.
+    #[serde(with = "units::duration")]
+    pub window: Duration,
+    /// `DRIPLINE_GUARD__BOUNCE_LIMIT`: hard bounces for each email sent; 1 turns it off.
+    pub bounce_limit: f64,
+    /// `DRIPLINE_GUARD__COMPLAINT_LIMIT`: spam complaints for each email sent; 1 turns it off.
+    pub complaint_limit: f64,
+    /// `DRIPLINE_GUARD__LEAST`: nothing is judged by fewer emails in the window.
+    pub least: u64,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        let GuardLimits { window, bounces, complaints, least } = GuardLimits::default();
+        Self { window, bounce_limit: bounces, complaint_limit: complaints, least }
+    }
+}
+
+impl From<&Guard> for GuardLimits {
+    fn from(guard: &Guard) -> Self {
+        let Guard { window, bounce_limit, complaint_limit, least } = *guard;
+        Self { window, bounces: bounce_limit, complaints: complaint_limit, least }
+    }
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Statistics {
+    /// `DRIPLINE_STATISTICS__EXCLUDE`: sequences that are neither counted nor guarded.
+    pub exclude: Vec<String>,
+}
+
+/// A subscriber to the events of the journal.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutgoingWebhook {
+    /// Its place in the journal is kept under this name.
+    pub name: String,
+    /// Where each event is posted to.
+    pub url: String,
+    /// What the posts are signed with: `whsec_` and base64.
+    pub secret: Secret,
+    /// Which events; without it all but `sending` and `asked`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<JournalEvent>>,
 }
 
 /// What is logged, and how.

@@ -1,13 +1,15 @@
 //! What the types alone don't say.
 use std::time::Duration;
 
-use axum::http::Uri;
-use dripline_domain::{SOFT_BOUNCES_KEPT, check_region};
-use dripline_esp::Secret;
-use tracing_subscriber::EnvFilter;
-
 use super::units::duration;
-use super::{ConfigError, Engine, Esp, Feedback, Gateway, Loaded, Log, Nats, Provider, Retry, Sequences, Unsubscribe};
+use super::{
+    ConfigError, Engine, Esp, Feedback, Gateway, Guard, Loaded, Log, Nats, OutgoingWebhook, Provider, Retry, Sequences,
+    Unsubscribe,
+};
+use axum::http::Uri;
+use dripline_domain::{JournalEvent, SOFT_BOUNCES_KEPT, check_region};
+use dripline_esp::{HttpWebhook, Secret};
+use tracing_subscriber::EnvFilter;
 
 type Checked = Result<(), ConfigError>;
 
@@ -17,6 +19,9 @@ const MOST_REPLICAS: usize = 5;
 /// Each is tried for a link that is none of ours.
 const MOST_UNSUBSCRIBE_KEYS: usize = 16;
 const SHORTEST_UNSUBSCRIBE_KEY: usize = 32;
+
+/// A guard's window slides in steps of a 24th: shorter ones would be finer than clocks agree.
+const SHORTEST_WINDOW: Duration = Duration::from_mins(1);
 
 /// The first thing that is wrong.
 pub fn validate(loaded: &Loaded) -> Checked {
@@ -29,6 +34,11 @@ pub fn validate(loaded: &Loaded) -> Checked {
     engine(loaded, &config.engine, &config.esp)?;
     retry(loaded, &config.retry)?;
     feedback(loaded, &config.feedback)?;
+    guard(loaded, &config.guard)?;
+    for name in &config.statistics.exclude {
+        ensure(loaded, "statistics.exclude", is_name(name), || not_a_name(name))?;
+    }
+    outgoing_webhooks(loaded, &config.outgoing_webhooks)?;
     log(loaded, &config.log)
 }
 
@@ -245,6 +255,42 @@ fn feedback(loaded: &Loaded, feedback: &Feedback) -> Checked {
         format!("`{}` is not from 1 to {most}", feedback.soft_bounces)
     })?;
     longer_than_nothing(loaded, "feedback.soft_bounces_within", feedback.soft_bounces_within)
+}
+
+fn guard(loaded: &Loaded, guard: &Guard) -> Checked {
+    ensure(loaded, "guard.window", guard.window >= SHORTEST_WINDOW, || {
+        format!("`{}` is too short; write \"1m\" or longer", duration::show(&guard.window))
+    })?;
+    for (key, limit) in [("guard.bounce_limit", guard.bounce_limit), ("guard.complaint_limit", guard.complaint_limit)] {
+        ensure(loaded, key, (0.0..=1.0).contains(&limit), || {
+            format!("`{limit}` is not a part of the emails; write 0.05 for 5 %, or 1 to turn it off")
+        })?;
+    }
+    ensure(loaded, "guard.least", guard.least >= 1, || "`0` is too few; write 1 or more".into())
+}
+
+fn outgoing_webhooks(loaded: &Loaded, webhooks: &[OutgoingWebhook]) -> Checked {
+    let mut names = Vec::new();
+    for (place, OutgoingWebhook { name, url, secret, events }) in webhooks.iter().enumerate() {
+        let key = |key: &str| format!("outgoing_webhooks.{place}.{key}");
+        ensure(loaded, &key("name"), is_name(name), || not_a_name(name))?;
+        ensure(loaded, &key("name"), !names.contains(&name), || format!("`{name}` is there twice; write another"))?;
+        names.push(name);
+        HttpWebhook::new(name, url, secret)
+            .map_err(|error| loaded.wrong(&format!("outgoing_webhooks.{place}"), error.to_string()))?;
+        let Some(events) = events else { continue };
+        ensure(loaded, &key("events"), !events.is_empty(), || "is empty; leave it out for all events".into())?;
+        for event in events {
+            match event {
+                JournalEvent::Lead(_) | JournalEvent::Control(_) => {}
+                JournalEvent::Unknown(name) => {
+                    let message = format!("`{name}` is no event of the journal; docs/outgoing-webhooks.md lists them");
+                    return Err(loaded.wrong(&key("events"), message));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn log(loaded: &Loaded, log: &Log) -> Checked {

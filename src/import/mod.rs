@@ -527,6 +527,8 @@ async fn queue(door: &dyn FrontDoor, leads: Vec<Submission>, progress: &Progress
         };
         match &error {
             FrontDoorError::Full => (at_once, since) = ((count / 2).max(1), Instant::now()),
+            // The sanitiser keeps every lead far below what a message may have.
+            FrontDoorError::TooLarge { .. } => return Err(error),
             FrontDoorError::Unavailable(_) if since.elapsed() > PATIENCE => return Err(error),
             FrontDoorError::Unavailable(_) => {}
         }

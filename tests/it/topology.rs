@@ -49,6 +49,9 @@ async fn streams_and_consumers_are_as_designed() {
         ("KV_suppressions", json!(["$KV.suppressions.>"]), &bucket),
         ("KV_sequences", json!(["$KV.sequences.>"]), &bucket),
         ("KV_engines", json!(["$KV.engines.>"]), &bucket),
+        ("KV_statistics", json!(["$KV.statistics.>"]), &bucket),
+        ("KV_controls", json!(["$KV.controls.>"]), &bucket),
+        ("KV_outgoing", json!(["$KV.outgoing.>"]), &bucket),
         (
             "TIMERS",
             json!(["timers.at.>", "timers.due.>"]),
@@ -91,7 +94,7 @@ async fn the_plain_cli_sees_the_buckets() {
     apply(&system).await;
     let names = system.server.cli(["kv", "ls", "--names"]).await.unwrap();
     let names: BTreeSet<&str> = names.split_whitespace().collect();
-    assert_eq!(names, ["engines", "leads", "sequences", "suppressions"].into());
+    assert_eq!(names, ["controls", "engines", "leads", "outgoing", "sequences", "statistics", "suppressions"].into());
     // And the sequences in them, once an engine has read its folder.
     let _dripline = system.start("run").await;
     let keys = system.server.cli(["kv", "ls", "sequences"]).await.unwrap();

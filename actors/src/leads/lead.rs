@@ -18,7 +18,9 @@ use super::Services;
 use crate::Chain;
 use crate::committer::CommitError;
 use crate::crash_point::crash_point;
-use crate::ports::{AfterLostAnswer, Delivery, LookUp, Put, Rejection, Revision, Settle, StoreError, TimerError};
+use crate::ports::{
+    AfterLostAnswer, Controlled, Delivery, LookUp, Put, Rejection, Revision, Settle, StoreError, TimerError,
+};
 use crate::provider::{NoPlace, Place};
 use crate::slot::NotRunning;
 
@@ -27,6 +29,10 @@ const AWAY: Duration = Duration::from_secs(2);
 
 /// A timer that fires early by no more than this is waited out; another is delivered again. Shorter than any `ack_wait`.
 const WAIT_OUT: Duration = Duration::from_millis(500);
+
+/// A lead whose sequence is paused looks again after half of the pause so far, within these.
+const LOOK_FIRST: Duration = Duration::from_secs(10);
+const LOOK_LAST: Duration = Duration::from_mins(10);
 
 /// So often the record of an answer is tried, a second apart, before it is given up as in doubt.
 const RECORD_TRIES: u32 = 60;
@@ -297,6 +303,10 @@ impl LeadState {
                 }
                 DueAction::Doubt => Box::pin(self.resolve(&enrolment)).await?,
                 DueAction::Wait(until) => return Err(Interruption::Later(until)),
+                DueAction::Paused(since) => {
+                    self.look_again_later(since).await?;
+                    return Ok(Settle::Ack);
+                }
             }
         }
     }
@@ -567,6 +577,19 @@ impl LeadState {
         Ok(effects)
     }
 
+    /// Its sequence is paused: a timer brings it back, and its document stays as it is. The longer the pause, the rarer
+    /// it looks; after a short one it goes on soon.
+    async fn look_again_later(&mut self, since: Timestamp) -> Result<(), Interruption> {
+        let (now, timers, key) = (self.now(), Arc::clone(&self.services.timers), self.key.clone());
+        let Some(lead) = self.lead().await? else { return Ok(()) };
+        let pause = (now.since(since) / 2).clamp(LOOK_FIRST, LOOK_LAST);
+        let later = now.plus(pause.mul_f64(rand::random_range(0.5..1.0)));
+        // Another enrolment may be due sooner.
+        let next = lead.enrolments.iter().filter_map(|enrolment| enrolment.state.next_action());
+        let at = next.filter(|next| *next > now).chain([later]).min().unwrap_or(later);
+        Ok(timers.set(&key, at, lead.generation).await?)
+    }
+
     async fn set_timer_again(&mut self) -> Result<(), Interruption> {
         let timers = Arc::clone(&self.services.timers);
         let key = self.key.clone();
@@ -613,6 +636,8 @@ enum DueAction {
     Doubt,
     /// Another process may still be at it.
     Wait(Timestamp),
+    /// Its step is due, but its sequence is paused since then.
+    Paused(Timestamp),
 }
 
 impl Services {
@@ -622,7 +647,13 @@ impl Services {
         let mut waits = None;
         for enrolment in &lead.enrolments {
             let action = match &enrolment.state {
-                State::Waiting { due, .. } if *due <= now => DueAction::Step,
+                State::Waiting { due, .. } if *due <= now => {
+                    if let Some(pause) = self.controls.paused(Controlled::Sequence(&enrolment.sequence.name)) {
+                        waits.get_or_insert((enrolment.id(), DueAction::Paused(pause.timestamp)));
+                        continue;
+                    }
+                    DueAction::Step
+                }
                 // Ours, and yet we are here and not waiting for it: the actor that made the call has failed.
                 State::Sending { attempt, .. } if attempt.owner == self.owner || attempt.lost_at <= now => {
                     DueAction::AnswerLost

@@ -15,7 +15,7 @@ use crate::committer::Committer;
 use crate::counters::Counters;
 use crate::limiter::RateLimiter;
 use crate::ports::{
-    Clock, Composer, Delivery, LeadStore, Rejected, Rejection, Sequences, Settle, Suppressions, Timers,
+    Clock, Composer, Controls, Delivery, LeadStore, Rejected, Rejection, Sequences, Settle, Suppressions, Timers,
 };
 use crate::provider::Providers;
 use crate::slot::{NotRunning, Slot};
@@ -57,6 +57,7 @@ pub(crate) struct Services {
     pub(crate) store: Arc<dyn LeadStore>,
     pub(crate) timers: Arc<dyn Timers>,
     pub(crate) suppressions: Arc<dyn Suppressions>,
+    pub(crate) controls: Arc<dyn Controls>,
     pub(crate) sequences: Arc<dyn Sequences>,
     pub(crate) composer: Arc<dyn Composer>,
     pub(crate) rejected: Arc<dyn Rejected>,

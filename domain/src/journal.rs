@@ -1,0 +1,70 @@
+use serde::{Deserialize, Serialize};
+
+use crate::{LeadId, Timestamp, What};
+
+/// A line of the journal, as whoever counts or forwards it reads it. What else stands in the line is left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalLine {
+    /// Whose; none where it concerns no lead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lead_id: Option<LeadId>,
+    /// When it was written.
+    pub timestamp: Timestamp,
+    /// What happened.
+    pub event: JournalEvent,
+    /// In which sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<String>,
+    /// At which version of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// At which step, by its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The provider that was called, or that told us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// Who did it, where it was somebody's decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What a line of the journal tells.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum JournalEvent {
+    /// Something that happened to a lead.
+    Lead(What),
+    /// Something that was decided about an address or a whole sequence.
+    Control(ControlEvent),
+    /// Written by a newer version of dripline.
+    Unknown(String),
+}
+
+/// The events of the journal that are no lead's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlEvent {
+    /// An address must not be mailed any more.
+    SuppressionAdded,
+    /// An address may be mailed again.
+    SuppressionRemoved,
+    /// No step of a sequence is sent until it is resumed.
+    SequencePaused,
+    /// The steps of a sequence are sent again.
+    SequenceResumed,
+}
+
+impl JournalLine {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// Not JSON, or without a time or an event.
+    pub fn from_json(line: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(line)
+    }
+}

@@ -1,0 +1,192 @@
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::stream::Stream;
+use async_trait::async_trait;
+use dripline_actors::ports::{Control, Controlled, Controls, Source, StoreError};
+use dripline_domain::{ControlEvent, JournalEvent, JournalLine};
+use futures_util::StreamExt;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::connect::Connections;
+use crate::journal::publish_lines;
+use crate::store::KV_OPERATION;
+use crate::topology::{CONTROLS, CONTROLS_BUCKET, CONTROLS_BUCKET_SUBJECT};
+
+/// At the start, so long for the first look at the bucket: nothing is sent before it.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+/// So often a change is tried that others write beside.
+const TRIES: u32 = 5;
+
+/// The bucket `controls`, kept in memory by a watcher. Without a connection, what was known last holds.
+pub struct JetStreamControls {
+    context: Context,
+    bucket: Store,
+    known: Arc<RwLock<HashMap<String, Control>>>,
+    watcher: AbortHandle,
+}
+
+impl JetStreamControls {
+    /// Watches the bucket; all of it is known when this returns.
+    ///
+    /// # Errors
+    /// The bucket is not there, or the server is away.
+    pub async fn watch(connections: &Connections) -> Result<Self, StoreError> {
+        let context = Connections::jetstream(&connections.general);
+        let bucket = context.get_key_value(CONTROLS).await.map_err(unavailable)?;
+        let stream = context.get_stream_no_info(CONTROLS_BUCKET).await.map_err(unavailable)?;
+        let known = Arc::default();
+        let (looked, mut first_look) = watch::channel(false);
+        let watcher = tokio::spawn(keep_watching(stream, Arc::clone(&known), connections.connected.clone(), looked))
+            .abort_handle();
+        let controls = Self { context, bucket, known, watcher };
+        let first_look = tokio::time::timeout(FIRST_LOOK, first_look.wait_for(|looked| *looked)).await;
+        first_look.map_err(unavailable)?.map_err(unavailable)?;
+        Ok(controls)
+    }
+
+    async fn read(&self, key: &str) -> Result<(Option<Control>, u64), StoreError> {
+        let Some(entry) = self.bucket.entry(key).await.map_err(unavailable)? else { return Ok((None, 0)) };
+        Ok(match entry.operation {
+            Operation::Put => (Some(control(key, &entry.value)), entry.revision),
+            Operation::Delete | Operation::Purge => (None, entry.revision),
+        })
+    }
+
+    async fn journal(&self, what: Controlled<'_>, control: &Control) -> Result<(), StoreError> {
+        let sequence = match what {
+            Controlled::Sequence(name) => name.to_owned(),
+            Controlled::Provider(_) | Controlled::OutgoingWebhook(_) => return Ok(()),
+        };
+        let event = if control.paused { ControlEvent::SequencePaused } else { ControlEvent::SequenceResumed };
+        let line = JournalLine {
+            lead_id: None,
+            timestamp: control.timestamp,
+            event: JournalEvent::Control(event),
+            sequence: Some(sequence),
+            version: None,
+            step: None,
+            reason: Some(control.reason.clone()),
+            provider: None,
+            by: Some(control.by.clone()),
+        };
+        let line = serde_json::to_vec(&line).map_err(unavailable)?;
+        publish_lines(&self.context, &[line.into()]).await.map_err(StoreError::Unavailable)
+    }
+}
+
+impl Drop for JetStreamControls {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+#[async_trait]
+impl Controls for JetStreamControls {
+    fn paused(&self, what: Controlled<'_>) -> Option<Control> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if known.is_empty() {
+            return None;
+        }
+        known.get(&what.to_string()).cloned()
+    }
+
+    async fn change(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError> {
+        let key = what.to_string();
+        let value = serde_json::to_vec(control).map_err(unavailable)?;
+        for tried in 0..TRIES {
+            let (before, revision) = self.read(&key).await?;
+            let changes = match before {
+                Some(before) => before.paused != control.paused && before.timestamp < control.timestamp,
+                None => control.paused,
+            };
+            if !changes {
+                return Ok(false);
+            }
+            // First the journal: rather a line too many than a change that nobody knows of. And the guard's new window
+            // begins before the first email that is sent in it.
+            if tried == 0 {
+                self.journal(what, control).await?;
+            }
+            match self.bucket.update(&key, value.clone().into(), revision).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+        Err(StoreError::Unavailable(format!("{key} is being changed by somebody else").into()))
+    }
+}
+
+/// An entry that is not of our form was put there by hand, and certainly to hold something back.
+fn control(key: &str, value: &[u8]) -> Control {
+    serde_json::from_slice(value).unwrap_or_else(|error| {
+        tracing::warn!(key, %error, "an entry in the bucket `controls` cannot be read; it counts as paused");
+        let reason = String::from_utf8_lossy(value).chars().take(200).collect();
+        Control { paused: true, reason, by: String::new(), timestamp: dripline_domain::Timestamp::from_millis(0) }
+    })
+}
+
+async fn keep_watching(
+    stream: Stream<()>,
+    known: Arc<RwLock<HashMap<String, Control>>>,
+    mut connected: watch::Receiver<u64>,
+    looked: watch::Sender<bool>,
+) {
+    connected.mark_unchanged();
+    loop {
+        let ended = tokio::select! {
+            ended = watch_bucket(&stream, &known, &looked) => ended,
+            // What changed while the connection was away has not been seen.
+            Ok(()) = connected.changed() => continue,
+        };
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the bucket `controls` cannot be watched; what was known last holds");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn watch_bucket(
+    stream: &Stream<()>,
+    known: &RwLock<HashMap<String, Control>>,
+    looked: &watch::Sender<bool>,
+) -> Result<(), Source> {
+    let consumer = stream
+        .create_consumer(OrderedConfig {
+            filter_subject: format!("{CONTROLS_BUCKET_SUBJECT}>"),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ..OrderedConfig::default()
+        })
+        .await?;
+    let mut to_come = consumer.cached_info().num_pending;
+    // What is held back stays so until all of the bucket is read.
+    let mut paused = HashMap::new();
+    let mut messages = consumer.messages().await?;
+    loop {
+        if to_come == 0 {
+            known.write().unwrap_or_else(PoisonError::into_inner).clone_from(&paused);
+            looked.send_replace(true);
+        }
+        let Some(message) = messages.next().await else { return Ok(()) };
+        let message = message?;
+        to_come = to_come.saturating_sub(1);
+        let Some(key) = message.subject.strip_prefix(CONTROLS_BUCKET_SUBJECT) else { continue };
+        let removed = message.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some());
+        let control = (!removed).then(|| control(key, &message.payload)).filter(|control| control.paused);
+        match control {
+            Some(control) => paused.insert(key.to_owned(), control),
+            None => paused.remove(key),
+        };
+    }
+}
+
+fn unavailable(error: impl Into<Source>) -> StoreError {
+    StoreError::Unavailable(error.into())
+}

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use sha2::Sha256;
 
 use crate::{
-    Address, Enrolment, EnrolmentId, Profile, SOFT_BOUNCES_KEPT, State, SuppressionCause, SuppressionMark, Timestamp,
+    Address, Enrolment, EnrolmentId, Profile, SOFT_BOUNCES_KEPT, State, Suppression, SuppressionCause, SuppressionMark,
+    Timestamp,
 };
 
 /// The version of the document's layout. A document with a higher one is left alone.
@@ -29,6 +30,9 @@ pub struct Lead {
     /// Why this address must not be mailed, if it must not: the strongest that the bucket `suppressions` held when this
     /// lead last looked.
     pub suppressed: Option<Suppressed>,
+    /// What providers and the person told us against mailing this address, and for it: by it an event that is repeated is
+    /// known. Who else is on the bucket's list is not in it.
+    pub told: Suppression,
     /// The emails that did not arrive for a reason that may pass, one entry an email, by time; the latest
     /// [`SOFT_BOUNCES_KEPT`].
     pub soft_bounces: Vec<SoftBounce>,
@@ -430,6 +434,8 @@ struct Document<'a> {
     suppressed: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suppression_cause: Option<SuppressionCause>,
+    #[serde(default, skip_serializing_if = "Suppression::is_empty")]
+    told: Cow<'a, Suppression>,
     #[serde(default, skip_serializing_if = "<[SoftBounce]>::is_empty")]
     soft_bounces: Cow<'a, [SoftBounce]>,
     generation: u64,
@@ -453,6 +459,7 @@ impl Serialize for Lead {
             next_action_timestamp: self.next_action(),
             suppressed: self.suppressed.as_ref().map(|suppressed| Cow::Borrowed(&*suppressed.reason)),
             suppression_cause: self.suppressed.as_ref().map(|suppressed| suppressed.cause),
+            told: Cow::Borrowed(&self.told),
             soft_bounces: Cow::Borrowed(&self.soft_bounces),
             generation: self.generation,
             created_at: self.created_at,
@@ -487,6 +494,7 @@ impl<'de> Deserialize<'de> for Lead {
                 cause: document.suppression_cause.unwrap_or(SuppressionCause::Manual),
                 reason: reason.into_owned(),
             }),
+            told: document.told.into_owned(),
             soft_bounces: document.soft_bounces.into_owned(),
             generation: document.generation,
             created_at: document.created_at,

@@ -394,6 +394,7 @@ fn new_lead(arrival: &Arrival, lead_id: LeadId, now: Timestamp) -> Lead {
         address: arrival.address.clone(),
         profile: arrival.profile.clone(),
         suppressed: None,
+        told: Suppression::default(),
         soft_bounces: Vec::new(),
         generation: 0,
         created_at: now,
@@ -496,14 +497,23 @@ fn told(
     if let Some(bounce) = change.lead.soft_bounce(feedback) {
         is_news |= SoftBounce::remember(&mut change.lead.soft_bounces, bounce);
     }
-    is_news |= suppression.is_some_and(|suppression| change.lead.suppressed != strongest(suppression));
-    if is_news {
+    if let Some(known) = feedback.suppression() {
+        let before = change.lead.told.clone();
+        change.lead.told.merge(&known);
+        is_news |= change.lead.told != before;
+    }
+    // Repeated, and yet not what the document says: somebody changed the list meanwhile.
+    let is_other = suppression.is_some_and(|suppression| change.lead.suppressed != strongest(suppression));
+    if is_news || is_other {
         let mut entry = feedback.entry(change.context.now);
         if let Some((place, step)) = &email {
             let SequenceRef { name, version } = change.lead.enrolments[*place].sequence.clone();
             entry = Entry { sequence: Some(name), version: Some(version), step: Some(step.clone()), ..entry };
         }
-        if feedback.kind.is_history() {
+        if !is_news && let Some(suppressed) = suppression.and_then(strongest) {
+            let reason = Some(suppressed.reason);
+            change.log(Entry { reason, ..Entry::new(change.context.now, What::Suppressed) });
+        } else if feedback.kind.is_history() {
             change.log(entry);
         } else {
             change.journal.push(Arc::new(entry));

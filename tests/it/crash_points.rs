@@ -3,6 +3,7 @@ use dripline_test_support::{Dripline, until};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
+use crate::feedback::said;
 use crate::system::System;
 
 const STEPS: [&str; 2] = ["first", "second"];
@@ -87,4 +88,31 @@ async fn a_crash_when_a_suppression_was_found_sends_nothing_afterwards() {
     let jane = system.until_status("jane=40example.com", "SUPPRESSED").await;
     assert_eq!(jane["nextActionTimestamp"], Value::Null);
     assert_eq!(system.summary().await.accepted, 0);
+}
+
+/// The arrival is the first commit, intent and outcome of the first email the second and third, the no the fourth.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_while_an_unsubscribe_is_taken_in_neither_loses_it_nor_lets_an_email_out() {
+    for at in ["suppression-recorded:1", "batch-filled:4", "batch-stored:4", "committed:4"] {
+        let mut system = System::new("resend").await;
+        system.sequence("welcome", &[("first", "0s"), ("second", "3s")]);
+        let (code, _, err) = system.run(&["topology", "apply"]).await;
+        assert_eq!(code, Some(0), "{err}");
+        let engine = doomed(&mut system, at).await;
+        system.publish("leads.new", &json!({"email": "jane@example.com"}).to_string()).await;
+        system.until_status("jane=40example.com", "ACTIVE").await;
+        system.publish("feedback.unsubscribe", &said("unsubscribed", "jane@example.com")).await;
+        crashed(&system, engine, at).await;
+        let _engine = system.start("engine").await;
+        let jane = system.until_status("jane=40example.com", "UNSUBSCRIBED").await;
+        assert_eq!(jane["nextActionTimestamp"], Value::Null, "{at}");
+        let settled = until(format!("{at}: nothing waits any more"), async || {
+            system.waiting("FEEDBACK", "feedback").await == 0 && system.depth("TIMERS").await == 0
+        });
+        settled.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
+        let unsubscribed =
+            jane["history"].as_array().unwrap().iter().filter(|it| it["event"] == "unsubscribed").count();
+        assert_eq!(unsubscribed, 1, "{at}: {jane:#}");
+        assert_eq!(system.steps_of("jane@example.com").await, ["first"], "{at}");
+    }
 }

@@ -9,6 +9,7 @@ mod crash;
 mod crash_points;
 mod delivery;
 mod faults;
+mod feedback;
 mod guards;
 mod import;
 mod lead;

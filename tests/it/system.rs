@@ -276,10 +276,15 @@ impl System {
 
     /// Leads in the queue that no engine has settled. What is settled stays in the stream for a moment.
     pub async fn waiting_leads(&self) -> u64 {
+        self.waiting("LEADS", "intake").await
+    }
+
+    /// Messages of a consumer that no engine has settled.
+    pub async fn waiting(&self, stream: &str, consumer: &str) -> u64 {
         let client = async_nats::connect(self.server.url()).await.unwrap();
         let context = async_nats::jetstream::new(client);
         let consumer: async_nats::jetstream::consumer::PullConsumer =
-            context.get_consumer_from_stream("intake", "LEADS").await.unwrap();
+            context.get_consumer_from_stream(consumer, stream).await.unwrap();
         let info = consumer.cached_info();
         info.num_pending + u64::try_from(info.num_ack_pending).unwrap()
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::{DAY, START, World, accepted, suppressed, timer};
 use dripline_domain::{
-    Address, Effect, Feedback, FeedbackKind, LeadStatus, Outcome, Reentry, SOFT_BOUNCES_KEPT, SoftBounce, State,
+    Address, Effect, Event, Feedback, FeedbackKind, LeadStatus, Outcome, Reentry, SOFT_BOUNCES_KEPT, SoftBounce, State,
     StepEvent, StopReason, Suppressed, SuppressionCause, Timestamp, What, send_key,
 };
 use proptest::prelude::*;
@@ -287,6 +287,25 @@ fn a_suppression_that_an_operator_lifted_no_longer_bars_the_lead() {
 }
 
 #[test]
+fn a_no_that_a_step_found_first_is_told_all_the_same() {
+    let mut world = sent();
+    let told = feedback(FeedbackKind::Unsubscribed, DAY);
+    world.bucket.merge(&told.suppression().unwrap());
+    world.apply(Event::Suppressed(world.bucket.clone())).unwrap();
+    assert_eq!(world.tell(&told).unwrap().journal.len(), 1);
+    assert_eq!(events(&world)[2..], [What::Suppressed, What::Suppressed, What::Unsubscribed]);
+    assert!(world.tell(&told).unwrap().journal.is_empty(), "repeated");
+
+    // An operator took it off the list, and the event is delivered once more.
+    world.bucket = dripline_domain::Suppression::default();
+    world.arrive().unwrap();
+    assert_eq!(status(&world), LeadStatus::Completed);
+    world.tell(&told).unwrap();
+    assert_eq!(status(&world), LeadStatus::Unsubscribed);
+    assert_eq!(events(&world).last(), Some(&What::Suppressed), "nobody unsubscribed anew");
+}
+
+#[test]
 fn too_many_soft_bounces_in_too_short_a_time_suppress_and_one_email_counts_once() {
     let bounce = |email: &str, after: Duration| Feedback {
         message_id: Some(email.to_owned()),
@@ -433,6 +452,7 @@ fn tell(world: &mut World, told: &Told) {
 struct End {
     bucket: dripline_domain::Suppression,
     suppressed: Option<Suppressed>,
+    told: dripline_domain::Suppression,
     status: LeadStatus,
     enrolments: Vec<(String, usize, Option<SuppressionCause>)>,
     seen: BTreeMap<(usize, String), BTreeSet<What>>,
@@ -459,6 +479,7 @@ fn end(world: &World) -> End {
         seen: seen.collect(),
         next_action: lead.next_action(),
         soft_bounces: lead.soft_bounces,
+        told: lead.told,
         suppressed: lead.suppressed,
     }
 }

@@ -57,8 +57,8 @@ fn head(lead: &Lead) -> String {
     if !told.is_empty() {
         text.push_str(&format!("{}\n", told.join(" ")));
     }
-    if let Some(reason) = &lead.suppressed {
-        text.push_str(&format!("must not be mailed: {reason}\n"));
+    if let Some(suppressed) = &lead.suppressed {
+        text.push_str(&format!("must not be mailed: {} ({})\n", suppressed.reason, suppressed.cause.name()));
     }
     text
 }
@@ -85,7 +85,9 @@ fn state(enrolment: &Enrolment, sequence: Option<&Sequence>) -> String {
         }
         State::Parked { reason } => format!("cannot go on at {step} ({of}): {reason}"),
         State::Completed => "every step was sent".to_owned(),
-        State::Stopped { reason: StopReason::Suppressed(reason), .. } => format!("ended at {step} ({of}): {reason}"),
+        State::Stopped { reason: StopReason::Suppressed(suppressed), .. } => {
+            format!("ended at {step} ({of}): {}", suppressed.reason)
+        }
         State::Stopped { reason: StopReason::Restarted, .. } => format!("ended at {step} ({of}): began anew"),
     };
     let (name, version, number) = (&enrolment.sequence.name, enrolment.sequence.version, enrolment.number);

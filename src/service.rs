@@ -11,9 +11,9 @@ use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::Stream;
 use dripline_actors::ports::{Clock, Esp, FrontDoor};
 use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings};
-use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, Timestamp};
-use dripline_esp::webhooks::{Bridge, Vendor, WebhookSettings};
-use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp, UnsubscribeLinks};
+use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, SoftBouncePolicy, Timestamp};
+use dripline_esp::webhooks::Bridge;
+use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp, UnsubscribeLinks, Webhooks};
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
     Connections, JetStreamFeedbackDoor, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger,
@@ -119,7 +119,11 @@ impl Running {
         let mut gateway = None;
         if let Some(listener) = listener {
             let bridge = Bridge::new(&config.webhooks).map_err(|error| loaded.wrong("webhooks", error.to_string()))?;
-            warn_of_gaps(config, parts);
+            if !parts.engine && config.unsubscribe.keys.is_empty() {
+                tracing::warn!(
+                    "unsubscribe.keys is not set here: links that an engine sealed with such a key are refused"
+                );
+            }
             let router = gateway::router(gateway::Gateway {
                 door: Arc::clone(&front_door),
                 feedback: Arc::new(JetStreamFeedbackDoor::open(&connections)),
@@ -202,32 +206,6 @@ fn unsubscribe_links(config: &Config, lead_ids: &LeadIdKey, gateway: SocketAddr)
     }
 }
 
-/// Says what this gateway takes or refuses, and should not.
-fn warn_of_gaps(config: &Config, parts: Parts) {
-    for vendor in insecure(&config.webhooks) {
-        tracing::warn!(
-            vendor,
-            "INSECURE: webhooks of this vendor are taken unverified, so anyone can end any lead; set its secret and remove \
-             webhooks.{vendor}.insecure"
-        );
-    }
-    if !parts.engine && config.unsubscribe.keys.is_empty() {
-        tracing::warn!("unsubscribe.keys is not set here: links that an engine sealed with such a key are refused");
-    }
-}
-
-fn insecure(webhooks: &WebhookSettings) -> Vec<&'static str> {
-    let WebhookSettings { sendgrid, mailgun, postmark, resend, ses } = webhooks;
-    let vendors = [
-        (Vendor::Sendgrid, sendgrid.as_ref().is_some_and(|settings| settings.insecure)),
-        (Vendor::Mailgun, mailgun.as_ref().is_some_and(|settings| settings.insecure)),
-        (Vendor::Postmark, postmark.as_ref().is_some_and(|settings| settings.insecure)),
-        (Vendor::Resend, resend.as_ref().is_some_and(|settings| settings.insecure)),
-        (Vendor::Ses, ses.as_ref().is_some_and(|settings| settings.insecure)),
-    ];
-    vendors.into_iter().filter(|(_, insecure)| *insecure).map(|(vendor, _)| vendor.name()).collect()
-}
-
 /// The engine's world: everything on NATS, the sequences of the configured folder, and these providers.
 ///
 /// # Errors
@@ -275,7 +253,13 @@ pub async fn ports(
             mender.clone(),
             stream(context, topology::LEADS).await?,
         )),
-        due: Arc::new(JetStreamInbox::new(consumer(context, topology::TIMERS, topology::DUE).await?, mender)),
+        due: Arc::new(JetStreamInbox::new(consumer(context, topology::TIMERS, topology::DUE).await?, mender.clone())),
+        feedback: Arc::new(JetStreamInbox::trimming(
+            consumer(context, topology::FEEDBACK, topology::FEEDBACK_CONSUMER).await?,
+            mender,
+            stream(context, topology::FEEDBACK).await?,
+        )),
+        feedback_reader: Arc::new(Webhooks),
         presence: Arc::new(JetStreamPresence::new(
             context.get_key_value(topology::ENGINES).await.context("bucket engines")?,
         )),
@@ -299,6 +283,7 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
         },
         due_in_flight: config.engine.in_flight,
         intake_in_flight: config.engine.in_flight,
+        feedback_in_flight: config.engine.in_flight,
         calls_in_flight: config.esp.in_flight,
         rate,
         call_within: config.esp.timeout,
@@ -306,6 +291,7 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
         answer_within: config.esp.timeout * 2 + Duration::from_secs(2),
         retry: RetryPolicy::from(&config.retry),
         doubt: DoubtPolicy { wait: config.esp.in_doubt_wait, then: config.esp.in_doubt.into() },
+        soft_bounces: SoftBouncePolicy::from(&config.feedback),
         breaker: BreakerLimits {
             failures: config.esp.breaker_failures,
             longest: config.esp.probe_every,

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use dripline_actors::ports::Clock;
-use dripline_domain::Address;
-use dripline_nats::{Suppression, SuppressionChange};
+use dripline_domain::{Address, SuppressionCause, SuppressionMark};
+use dripline_nats::{Listed, SuppressionChange};
 use serde::Deserialize;
 
 use crate::cli::{Output, print, print_error, readable};
@@ -27,7 +27,7 @@ pub(crate) enum SuppressionCommand {
         #[command(flatten)]
         why: Why,
     },
-    /// Lift a suppression. A lead whose document says `suppressed` already stays so.
+    /// Lift a suppression, whatever its cause. What it ended in a lead stays ended; what arrives from now on begins.
     Remove {
         /// Whose.
         #[arg(value_parser = Address::parse)]
@@ -35,7 +35,7 @@ pub(crate) enum SuppressionCommand {
         #[command(flatten)]
         why: Why,
     },
-    /// Show every suppressed address, with reason, source and time.
+    /// Show every suppressed address, with cause, reason, source and time.
     List(Output),
     /// Suppress every address of a file: one a line, bare or as JSON, as `export` writes them. May be repeated.
     Import {
@@ -64,12 +64,14 @@ struct Line {
     address: String,
     #[serde(default)]
     reason: Option<String>,
+    #[serde(default)]
+    cause: Option<SuppressionCause>,
 }
 
 impl Why {
     fn change(&self, address: Address) -> SuppressionChange {
         let (reason, source) = (self.reason.clone(), self.by.clone());
-        SuppressionChange { address, reason, source, timestamp: SystemClock.now() }
+        SuppressionChange { address, cause: SuppressionCause::Manual, reason, source, timestamp: SystemClock.now() }
     }
 }
 
@@ -150,18 +152,18 @@ fn change(line: &str, why: &Why) -> anyhow::Result<Option<SuppressionChange>> {
     if !line.starts_with('{') {
         return Ok(Some(why.change(parse(line)?)));
     }
-    let Line { address, reason } = serde_json::from_str(line).context("not a line of an export")?;
+    let Line { address, reason, cause } = serde_json::from_str(line).context("not a line of an export")?;
     let change = why.change(parse(&address)?);
-    Ok(Some(SuppressionChange { reason: reason.unwrap_or_else(|| why.reason.clone()), ..change }))
+    let reason = reason.unwrap_or_else(|| why.reason.clone());
+    Ok(Some(SuppressionChange { reason, cause: cause.unwrap_or(SuppressionCause::Manual), ..change }))
 }
 
-fn table(found: &[Suppression]) -> String {
-    let width = found.iter().map(|suppression| suppression.address.as_str().len()).max().unwrap_or_default();
+fn table(found: &[Listed]) -> String {
+    let width = found.iter().map(|listed| listed.address.as_str().len()).max().unwrap_or_default();
     let mut text = String::new();
-    for Suppression { address, reason, source, timestamp } in found {
-        let when = timestamp.map_or_else(|| "-".to_owned(), readable);
-        let source = source.as_deref().unwrap_or("-");
-        text.push_str(&format!("{:<width$}  {when:<20}  {source:<12}  {reason}\n", address.as_str()));
+    for Listed { address, cause, mark: SuppressionMark { timestamp, source, reason } } in found {
+        let (address, cause, when) = (address.as_str(), cause.name(), readable(*timestamp));
+        text.push_str(&format!("{address:<width$}  {when:<20}  {cause:<12}  {source:<12}  {reason}\n"));
     }
     text
 }

@@ -45,6 +45,16 @@ impl Committer {
 
     /// Writes one document and its journal lines; they are on disk when this returns the new revision.
     pub async fn commit(&self, put: Put, journal: Vec<Bytes>) -> Result<Revision, CommitError> {
+        self.pend(Some(put), journal).await
+    }
+
+    /// Writes journal lines that belong to no document. On disk when it returns; a line may be there twice where an answer
+    /// was lost.
+    pub async fn journal(&self, journal: Vec<Bytes>) -> Result<(), CommitError> {
+        self.pend(None, journal).await.map(drop)
+    }
+
+    async fn pend(&self, put: Option<Put>, journal: Vec<Bytes>) -> Result<Revision, CommitError> {
         let (reply, answer) = oneshot::channel();
         self.slot.cast("committer", Message::Commit(Pending { put, journal, tries: 0, reply }))?;
         answer.await.map_err(|_| CommitError::Unavailable)?
@@ -57,14 +67,15 @@ impl Committer {
 
 /// What the committer is told.
 pub(crate) enum Message {
-    /// A lead wants its document written.
+    /// A lead wants its document written, or a line of the journal.
     Commit(Pending),
     /// A batch came back; these are not settled yet and go into the next.
     Settled(Vec<Pending>),
 }
 
 pub(crate) struct Pending {
-    put: Put,
+    /// None where there is but a line of the journal.
+    put: Option<Put>,
     journal: Vec<Bytes>,
     tries: u32,
     reply: oneshot::Sender<Result<Revision, CommitError>>,
@@ -150,29 +161,35 @@ impl CommitterState {
 /// Writes a batch and tells each lead what became of its document; gives back those that must be tried again.
 async fn write(store: &dyn LeadStore, batch: Vec<Pending>) -> Vec<Pending> {
     let mut puts = Vec::with_capacity(batch.len());
-    let mut journal = Vec::with_capacity(batch.len());
     let mut waiting = Vec::with_capacity(batch.len());
-    for pending in batch {
-        puts.push(pending.put);
-        journal.push(pending.journal);
-        waiting.push((pending.tries, pending.reply));
+    for Pending { put, journal, tries, reply } in batch {
+        waiting.push((put.is_some(), journal, tries, reply));
+        puts.extend(put);
     }
-    let lines: Vec<Bytes> = journal.iter().flatten().cloned().collect();
+    let lines: Vec<Bytes> = waiting.iter().flat_map(|(_, journal, ..)| journal).cloned().collect();
     let began = Instant::now();
     crash_point("batch-filled");
     let result = store.write(&puts, &lines).await;
     crash_point("batch-stored");
     tracing::debug!(puts = puts.len(), lines = lines.len(), micros = began.elapsed().as_micros(), "batch");
-    let fates = match result {
-        BatchResult::Written(revisions) => revisions.into_iter().map(Fate::Written).collect(),
-        BatchResult::Refused => examine(store, &puts).await,
+    // A line alone cannot be read back: where it is not surely written, it is written again.
+    let (fates, of_lines) = match result {
+        BatchResult::Written(revisions) => (revisions.into_iter().map(Fate::Written).collect(), Fate::Written(0)),
+        BatchResult::Refused => (examine(store, &puts).await, Fate::Open),
         BatchResult::Unanswered(error) => {
             tracing::warn!(error = %error, puts = puts.len(), "a batch was not answered; reading what became of it");
-            examine(store, &puts).await
+            (examine(store, &puts).await, Fate::Open)
         }
     };
     let mut again = Vec::new();
-    for (((put, journal), (tries, reply)), fate) in puts.into_iter().zip(journal).zip(waiting).zip(fates) {
+    let mut puts = puts.into_iter().zip(fates);
+    for (has_put, journal, tries, reply) in waiting {
+        let (put, fate) = if has_put {
+            let Some((put, fate)) = puts.next() else { continue };
+            (Some(put), fate)
+        } else {
+            (None, of_lines)
+        };
         let answer = match fate {
             Fate::Written(revision) => Ok(revision),
             Fate::Lost => Err(CommitError::Conflict),

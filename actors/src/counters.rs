@@ -58,6 +58,7 @@ impl Counters {
             | What::Completed
             | What::Suppressed
             | What::Restarted
+            | What::Accepted
             | What::Delivered
             | What::Opened
             | What::Clicked

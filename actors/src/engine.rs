@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dripline_domain::{DoubtPolicy, LeadIdKey, RetryPolicy, Sanitiser, Sequence};
+use dripline_domain::{DoubtPolicy, LeadIdKey, RetryPolicy, Sanitiser, Sequence, SoftBouncePolicy};
 use ractor::{ActorCell, ActorRef, SpawnErr};
 use ractor_supervisor::{
     ChildBackoffFn, ChildSpec, Restart, SpawnFn, Supervisor, SupervisorArguments, SupervisorMsg, SupervisorOptions,
@@ -14,11 +14,12 @@ use tokio::task::JoinHandle;
 use crate::breaker::BreakerLimits;
 use crate::committer::Committer;
 use crate::counters::Counters;
+use crate::feedback::FeedbackIntake;
 use crate::intake::{Due, Intake};
 use crate::leads::{LeadLimits, Leads, Services};
 use crate::limiter::{Rate, RateLimiter};
 use crate::ports::{
-    Clock, Composer, Esp, Inbox, LeadStore, Ledger, Presence, Rejected, Sequences, Suppressions, Timers,
+    Clock, Composer, Esp, FeedbackReader, Inbox, LeadStore, Ledger, Presence, Rejected, Sequences, Suppressions, Timers,
 };
 use crate::presence::{PresenceActor, PresenceArguments};
 use crate::provider::Providers;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub due_in_flight: usize,
     /// Arrivals at work at a time.
     pub intake_in_flight: usize,
+    /// Events of providers at work at a time.
+    pub feedback_in_flight: usize,
     /// Calls to the provider at a time.
     pub calls_in_flight: usize,
     /// How fast emails leave, of all processes together; none for as fast as can be.
@@ -49,6 +52,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// What is done about lost answers.
     pub doubt: DoubtPolicy,
+    /// When emails that do not arrive are too many.
+    pub soft_bounces: SoftBouncePolicy,
     /// When a failing provider is left alone, and for how long.
     pub breaker: BreakerLimits,
     /// Between two sweeps.
@@ -86,6 +91,10 @@ pub struct Ports {
     pub leads: Arc<dyn Inbox>,
     /// Fired timers.
     pub due: Arc<dyn Inbox>,
+    /// Events of providers.
+    pub feedback: Arc<dyn Inbox>,
+    /// Reads them.
+    pub feedback_reader: Arc<dyn FeedbackReader>,
 }
 
 /// A running engine.
@@ -94,7 +103,7 @@ pub struct Engine {
     tree: JoinHandle<()>,
     stopping: watch::Sender<bool>,
     counters: Arc<Counters>,
-    places: [Places; 2],
+    places: [Places; 3],
 }
 
 /// The actor tree did not start.
@@ -119,6 +128,7 @@ impl Engine {
             call_within: settings.call_within,
             retry: settings.retry,
             doubt: settings.doubt,
+            soft_bounces: settings.soft_bounces,
             clock: Arc::clone(&ports.clock),
             store: Arc::clone(&ports.store),
             timers: Arc::clone(&ports.timers),
@@ -140,7 +150,14 @@ impl Engine {
         });
         let due = Arc::new(Due { services: Arc::clone(&services) });
 
-        let places = [Places::new(settings.due_in_flight), Places::new(settings.intake_in_flight)];
+        let feedback = Arc::new(FeedbackIntake {
+            services: Arc::clone(&services),
+            reader: Arc::clone(&ports.feedback_reader),
+            lead_ids: settings.lead_ids.clone(),
+        });
+
+        let in_flight = [settings.due_in_flight, settings.intake_in_flight, settings.feedback_in_flight];
+        let places = in_flight.map(Places::new);
 
         let name = |actor: &str| format!("{}/{actor}", settings.owner);
         // In the order of dependence: when one fails, it and all after it are restarted.
@@ -179,6 +196,10 @@ impl Engine {
             child(name("intake-pump"), {
                 let (inbox, places, stopping) = (Arc::clone(&ports.leads), places[1].clone(), stopped.clone());
                 move || pump(&inbox, Arc::clone(&intake) as _, &places, &stopping)
+            }),
+            child(name("feedback-pump"), {
+                let (inbox, places, stopping) = (Arc::clone(&ports.feedback), places[2].clone(), stopped.clone());
+                move || pump(&inbox, Arc::clone(&feedback) as _, &places, &stopping)
             }),
             child(name("sweeper"), {
                 let (counters, every) = (Arc::clone(&counters), settings.sweep_every);

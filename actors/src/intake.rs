@@ -104,7 +104,7 @@ impl Consume for Due {
     }
 }
 
-fn reject(services: &Arc<Services>, code: &'static str, reason: String, delivery: Delivery) {
+pub(crate) fn reject(services: &Arc<Services>, code: &'static str, reason: String, delivery: Delivery) {
     let services = Arc::clone(services);
     tokio::spawn(async move {
         let settle = services.reject(Rejection::of(code, reason, &delivery)).await;
@@ -112,7 +112,7 @@ fn reject(services: &Arc<Services>, code: &'static str, reason: String, delivery
     });
 }
 
-fn hand_over(result: Result<(), crate::NotRunning>) {
+pub(crate) fn hand_over(result: Result<(), crate::NotRunning>) {
     if let Err(error) = result {
         // The message was dropped unsettled, and so asks for redelivery.
         tracing::debug!(%error, "a message could not be handed over; it will be delivered again");

@@ -9,6 +9,7 @@ mod committer;
 mod counters;
 mod crash_point;
 mod engine;
+mod feedback;
 mod intake;
 mod leads;
 mod limiter;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dripline_domain::{Address, Email, Feedback, Lead, LeadKey, Outcome, Sequence, Timestamp};
+use dripline_domain::{Address, Email, Feedback, Lead, LeadKey, Outcome, Sequence, Suppression, Timestamp};
 use futures_util::stream::BoxStream;
 
 /// The cause of a port's failure, kept for the log.
@@ -99,8 +99,13 @@ pub struct TimerError(#[source] pub Source);
 /// Who must not be mailed.
 #[async_trait]
 pub trait Suppressions: Send + Sync + 'static {
-    /// Why this address must not be mailed, if it must not.
-    async fn reason(&self, address: &Address) -> Result<Option<String>, StoreError>;
+    /// What is known against this address, asked before each email: a change by another process is seen within moments.
+    async fn get(&self, address: &Address) -> Result<Suppression, StoreError>;
+    /// The same, as it stands at this moment.
+    async fn read(&self, address: &Address) -> Result<Suppression, StoreError>;
+    /// Merges this into what is known. On disk when it returns what it then is, and seen by [`Suppressions::get`] of this
+    /// process. Writes nothing where it is known already.
+    async fn record(&self, address: &Address, known: &Suppression) -> Result<Suppression, StoreError>;
 }
 
 /// The sequences, by name and version.

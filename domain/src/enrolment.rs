@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ArrivalId, Profile, Timestamp};
+use crate::{ArrivalId, Profile, Sequence, Suppressed, SuppressionCause, Timestamp, What};
 
 /// One lead in one version of one sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +19,29 @@ pub struct Enrolment {
     pub step: usize,
     /// The lead's generation when this enrolment's next time was last set.
     pub generation: u64,
+    /// As [`crate::Sequence::transactional`]: an unsubscribe does not end it.
+    pub transactional: bool,
+    /// The emails of which a provider told us something, in the order it first did; the latest [`EMAILS_KEPT`].
+    pub emails: Vec<SentEmail>,
     /// What it is doing.
     pub state: State,
+}
+
+/// An enrolment remembers what was told of so many emails. Of an older one, an event that is repeated has another line
+/// in the journal.
+pub(crate) const EMAILS_KEPT: usize = 100;
+
+/// What providers told of one email.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SentEmail {
+    /// Its step, by its id.
+    pub step: String,
+    /// The provider's id of the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// Each kind of event once, sorted: one that is repeated changes nothing.
+    pub seen: Vec<What>,
 }
 
 /// Tells a lead's enrolments apart.
@@ -82,8 +103,9 @@ pub enum State {
     Stopped {
         /// Why.
         reason: StopReason,
-        /// An attempt that was open at that moment; its answer is still recorded.
-        attempt: Option<Attempt>,
+        /// What it would be doing. An answer to an attempt that was open is recorded here, and whoever wants more again
+        /// goes on from here. None where neither can be.
+        before: Option<Box<State>>,
     },
 }
 
@@ -113,8 +135,8 @@ pub struct Attempt {
 /// Why an enrolment ended before its last step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopReason {
-    /// The address must not be mailed: the suppression's reason.
-    Suppressed(String),
+    /// The address must not be mailed.
+    Suppressed(Suppressed),
     /// The lead arrived again and the sequence says `restart`.
     Restarted,
 }
@@ -125,9 +147,31 @@ impl Enrolment {
         EnrolmentId { sequence: self.sequence.name.clone(), number: self.number }
     }
 
+    /// Whether it is at this step now, by its id.
+    pub(crate) fn is_at(&self, step: &str, sequence: &Sequence) -> bool {
+        sequence.steps.get(self.step).is_some_and(|current| current.id == step)
+    }
+
     /// Whether it is that one.
     pub fn is(&self, id: &EnrolmentId) -> bool {
         self.number == id.number && self.sequence.name == id.sequence
+    }
+}
+
+impl StopReason {
+    /// Whether only the person's own no ended it.
+    pub(crate) fn is_unsubscribe(&self) -> bool {
+        matches!(self, Self::Suppressed(Suppressed { cause: SuppressionCause::Unsubscribe, .. }))
+    }
+
+    /// What to remember of a state that this put an end to: nothing of one that neither can be gone on from nor has an
+    /// answer to come.
+    pub(crate) fn keep(&self, state: State) -> Option<Box<State>> {
+        let is_kept = match self {
+            Self::Suppressed(_) => true,
+            Self::Restarted => state.open_attempt().is_some(),
+        };
+        is_kept.then(|| Box::new(state))
     }
 }
 
@@ -159,6 +203,24 @@ impl State {
         }
     }
 
+    /// The attempt that may be out, also of an enrolment that has ended meanwhile.
+    pub fn open_attempt(&self) -> Option<&Attempt> {
+        match self {
+            Self::Sending { attempt, .. } | Self::InDoubt { attempt, .. } => Some(attempt),
+            Self::Stopped { before, .. } => before.as_ref()?.open_attempt(),
+            Self::Waiting { .. } | Self::Completed | Self::Parked { .. } => None,
+        }
+    }
+
+    /// Whether the step it is at has been tried, as far as is known.
+    pub(crate) fn has_tried(&self) -> bool {
+        match self {
+            Self::Waiting { attempts, .. } => *attempts > 0,
+            Self::Sending { .. } | Self::InDoubt { .. } | Self::Completed | Self::Parked { .. } => true,
+            Self::Stopped { before, .. } => before.as_ref().is_none_or(|before| before.has_tried()),
+        }
+    }
+
     /// When it needs us next.
     pub fn next_action(&self) -> Option<Timestamp> {
         match self {
@@ -177,6 +239,8 @@ struct Document<'a> {
     sequence: Cow<'a, str>,
     version: u32,
     number: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    transactional: bool,
     step: usize,
     status: Cow<'a, str>,
     generation: u64,
@@ -191,6 +255,33 @@ struct Document<'a> {
     attempt: Option<Cow<'a, Attempt>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    suppression_cause: Option<SuppressionCause>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Box<StateDocument<'a>>>,
+    #[serde(default, skip_serializing_if = "<[SentEmail]>::is_empty")]
+    emails: Cow<'a, [SentEmail]>,
+}
+
+/// The fields that say what an enrolment is doing.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StateDocument<'a> {
+    status: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_action_timestamp: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    attempts: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    failures: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<Cow<'a, Attempt>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    suppression_cause: Option<SuppressionCause>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Box<StateDocument<'a>>>,
 }
 
 // serde's `skip_serializing_if` hands over a reference.
@@ -201,86 +292,127 @@ fn is_zero(number: &u32) -> bool {
 
 const RESTARTED: &str = "restarted";
 
+impl<'a> StateDocument<'a> {
+    fn of(state: &'a State) -> Self {
+        let document =
+            Self { status: state.name().into(), next_action_timestamp: state.next_action(), ..Self::default() };
+        match state {
+            State::Waiting { due: _, attempts, failures } => {
+                Self { attempts: *attempts, failures: *failures, ..document }
+            }
+            State::Sending { attempt, failures } => {
+                Self { attempt: Some(Cow::Borrowed(attempt)), failures: *failures, ..document }
+            }
+            State::InDoubt { attempt, failures, reason, next: _ } => Self {
+                attempt: Some(Cow::Borrowed(attempt)),
+                failures: *failures,
+                reason: Some(Cow::Borrowed(reason)),
+                ..document
+            },
+            State::Completed => document,
+            State::Parked { reason } => Self { reason: Some(Cow::Borrowed(reason)), ..document },
+            State::Stopped { reason, before } => {
+                let (reason, suppression_cause) = match reason {
+                    StopReason::Suppressed(Suppressed { cause, reason }) => {
+                        (Cow::Owned(format!("suppressed: {reason}")), Some(*cause))
+                    }
+                    StopReason::Restarted => (Cow::Borrowed(RESTARTED), None),
+                };
+                let before = before.as_ref().map(|before| Box::new(Self::of(before)));
+                Self { reason: Some(reason), suppression_cause, before, ..document }
+            }
+        }
+    }
+
+    fn into_state<E: serde::de::Error>(self) -> Result<State, E> {
+        let Self { status, next_action_timestamp, attempts, failures, attempt, reason, suppression_cause, before } =
+            self;
+        let attempt = attempt.map(Cow::into_owned);
+        let reason = reason.map(Cow::into_owned).unwrap_or_default();
+        Ok(match &*status {
+            "WAITING" => State::Waiting {
+                due: next_action_timestamp.ok_or_else(|| E::missing_field("nextActionTimestamp"))?,
+                attempts,
+                failures,
+            },
+            "SENDING" => State::Sending { attempt: attempt.ok_or_else(|| E::missing_field("attempt"))?, failures },
+            "IN_DOUBT" => State::InDoubt {
+                attempt: attempt.ok_or_else(|| E::missing_field("attempt"))?,
+                failures,
+                reason,
+                next: next_action_timestamp,
+            },
+            "COMPLETED" => State::Completed,
+            "PARKED" => State::Parked { reason },
+            "STOPPED" => State::Stopped {
+                reason: match reason.strip_prefix("suppressed: ") {
+                    Some(reason) => StopReason::Suppressed(Suppressed {
+                        // Documents of earlier versions name no cause.
+                        cause: suppression_cause.unwrap_or(SuppressionCause::Manual),
+                        reason: reason.to_owned(),
+                    }),
+                    None if reason == RESTARTED => StopReason::Restarted,
+                    None => return Err(E::custom(format!("unknown stop reason `{reason}`"))),
+                },
+                before: match (before, attempt) {
+                    (Some(before), _) => Some(Box::new(before.into_state()?)),
+                    // As earlier versions wrote it.
+                    (None, Some(attempt)) => Some(Box::new(State::Sending { attempt, failures })),
+                    (None, None) => None,
+                },
+            },
+            other => return Err(E::custom(format!("unknown enrolment status `{other}`"))),
+        })
+    }
+}
+
 impl Serialize for Enrolment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut document = Document {
+        let StateDocument {
+            status,
+            next_action_timestamp,
+            attempts,
+            failures,
+            attempt,
+            reason,
+            suppression_cause,
+            before,
+        } = StateDocument::of(&self.state);
+        Document {
             sequence: Cow::Borrowed(&self.sequence.name),
             version: self.sequence.version,
             number: self.number,
+            transactional: self.transactional,
             step: self.step,
-            status: Cow::Borrowed(self.state.name()),
+            status,
             generation: self.generation,
-            next_action_timestamp: self.state.next_action(),
+            next_action_timestamp,
             began_at: self.began,
             arrival: Cow::Borrowed(&self.arrival),
-            attempts: 0,
-            failures: 0,
-            attempt: None,
-            reason: None,
-        };
-        match &self.state {
-            State::Waiting { due: _, attempts, failures } => {
-                document.attempts = *attempts;
-                document.failures = *failures;
-            }
-            State::Sending { attempt, failures } => {
-                document.attempt = Some(Cow::Borrowed(attempt));
-                document.failures = *failures;
-            }
-            State::InDoubt { attempt, failures, reason, next: _ } => {
-                document.attempt = Some(Cow::Borrowed(attempt));
-                document.failures = *failures;
-                document.reason = Some(Cow::Borrowed(reason));
-            }
-            State::Completed => {}
-            State::Parked { reason } => document.reason = Some(Cow::Borrowed(reason)),
-            State::Stopped { reason, attempt } => {
-                document.attempt = attempt.as_ref().map(Cow::Borrowed);
-                document.reason = Some(match reason {
-                    StopReason::Suppressed(reason) => Cow::Owned(format!("suppressed: {reason}")),
-                    StopReason::Restarted => Cow::Borrowed(RESTARTED),
-                });
-            }
+            attempts,
+            failures,
+            attempt,
+            reason,
+            suppression_cause,
+            before,
+            emails: Cow::Borrowed(&self.emails),
         }
-        document.serialize(serializer)
+        .serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Enrolment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error;
-
         let document = Document::deserialize(deserializer)?;
-        let failures = document.failures;
-        let attempt = document.attempt.map(Cow::into_owned);
-        let reason = document.reason.map(Cow::into_owned);
-        let state = match &*document.status {
-            "WAITING" => State::Waiting {
-                due: document.next_action_timestamp.ok_or_else(|| Error::missing_field("nextActionTimestamp"))?,
-                attempts: document.attempts,
-                failures,
-            },
-            "SENDING" => State::Sending { attempt: attempt.ok_or_else(|| Error::missing_field("attempt"))?, failures },
-            "IN_DOUBT" => State::InDoubt {
-                attempt: attempt.ok_or_else(|| Error::missing_field("attempt"))?,
-                failures,
-                reason: reason.unwrap_or_default(),
-                next: document.next_action_timestamp,
-            },
-            "COMPLETED" => State::Completed,
-            "PARKED" => State::Parked { reason: reason.unwrap_or_default() },
-            "STOPPED" => {
-                let reason = reason.unwrap_or_default();
-                State::Stopped {
-                    reason: match reason.strip_prefix("suppressed: ") {
-                        Some(reason) => StopReason::Suppressed(reason.to_owned()),
-                        None if reason == RESTARTED => StopReason::Restarted,
-                        None => return Err(Error::custom(format!("unknown stop reason `{reason}`"))),
-                    },
-                    attempt,
-                }
-            }
-            other => return Err(Error::custom(format!("unknown enrolment status `{other}`"))),
+        let state = StateDocument {
+            status: document.status,
+            next_action_timestamp: document.next_action_timestamp,
+            attempts: document.attempts,
+            failures: document.failures,
+            attempt: document.attempt,
+            reason: document.reason,
+            suppression_cause: document.suppression_cause,
+            before: document.before,
         };
         Ok(Self {
             sequence: SequenceRef { name: document.sequence.into_owned(), version: document.version },
@@ -289,7 +421,9 @@ impl<'de> Deserialize<'de> for Enrolment {
             began: document.began_at,
             step: document.step,
             generation: document.generation,
-            state,
+            transactional: document.transactional,
+            emails: document.emails.into_owned(),
+            state: state.into_state()?,
         })
     }
 }

@@ -1,4 +1,6 @@
-use crate::{Address, SuppressionCause, Timestamp};
+use std::time::Duration;
+
+use crate::{Address, Entry, Suppression, SuppressionCause, SuppressionMark, Timestamp, What};
 
 /// What a provider tells of one email that it took, or of the person it went to: its event in our terms.
 ///
@@ -55,4 +57,101 @@ pub enum FeedbackKind {
         /// What the provider has against the address, where that forbids us to mail it as well.
         because: Option<SuppressionCause>,
     },
+}
+
+/// How many soft bounces in how short a time are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SoftBouncePolicy {
+    /// So many emails that did not arrive; from 1 to [`SOFT_BOUNCES_KEPT`].
+    pub count: usize,
+    /// Within this time.
+    pub within: Duration,
+}
+
+/// A lead remembers so many soft bounces, the latest.
+pub const SOFT_BOUNCES_KEPT: usize = 50;
+
+impl Default for SoftBouncePolicy {
+    fn default() -> Self {
+        Self { count: 3, within: Duration::from_hours(30 * 24) }
+    }
+}
+
+impl SoftBouncePolicy {
+    /// What these soft bounces, one an email and in the order of time, say against the address. The earliest moment at
+    /// which they were too many counts, so that more of them, in whatever order they come, change nothing.
+    pub(crate) fn judge(&self, times: impl Iterator<Item = Timestamp>) -> Option<Suppression> {
+        let times: Vec<_> = times.collect();
+        let too_many = |window: &&[Timestamp]| window[window.len() - 1].since(window[0]) <= self.within;
+        let window = times.windows(self.count.max(1)).find(too_many)?;
+        let (first, last) = (window[0], window[window.len() - 1]);
+        let reason = format!("{} soft bounces from {first} to {last}", window.len());
+        let mark = SuppressionMark { timestamp: last, source: "soft bounces".to_owned(), reason };
+        Some(Suppression::of(SuppressionCause::SoftBounces, mark))
+    }
+}
+
+impl Feedback {
+    /// What this event alone says against mailing the address, or for mailing it again; none where it says neither.
+    pub fn suppression(&self) -> Option<Suppression> {
+        let (cause, what) = match self.kind {
+            FeedbackKind::HardBounced => (SuppressionCause::HardBounce, "hard bounce"),
+            FeedbackKind::Complained => (SuppressionCause::Complaint, "complaint"),
+            FeedbackKind::Unsubscribed => (SuppressionCause::Unsubscribe, "unsubscribed"),
+            FeedbackKind::Dropped { because: Some(cause) } => (cause, "on the provider's own list"),
+            FeedbackKind::Resubscribed => return Some(Suppression::resubscribed(self.occurred_at)),
+            FeedbackKind::Accepted
+            | FeedbackKind::Delivered
+            | FeedbackKind::Opened
+            | FeedbackKind::Clicked
+            | FeedbackKind::Deferred
+            | FeedbackKind::SoftBounced
+            | FeedbackKind::Dropped { because: None } => return None,
+        };
+        let reason = self.reason.as_ref().map_or_else(|| what.to_owned(), |reason| format!("{what}: {reason}"));
+        let mark = SuppressionMark { timestamp: self.occurred_at, source: self.provider.clone(), reason };
+        Some(Suppression::of(cause, mark))
+    }
+
+    /// The journal's line of it, for an address that no lead has.
+    pub fn entry(&self, now: Timestamp) -> Entry {
+        Entry {
+            message_id: self.message_id.clone(),
+            reason: self.reason.clone(),
+            provider: Some(self.provider.clone()),
+            ..Entry::new(now, self.kind.what())
+        }
+    }
+}
+
+impl FeedbackKind {
+    /// As the journal and the document name it.
+    pub fn what(self) -> What {
+        match self {
+            Self::Accepted => What::Accepted,
+            Self::Delivered => What::Delivered,
+            Self::Opened => What::Opened,
+            Self::Clicked => What::Clicked,
+            Self::Deferred => What::Deferred,
+            Self::SoftBounced => What::SoftBounced,
+            Self::HardBounced => What::HardBounced,
+            Self::Complained => What::Complained,
+            Self::Unsubscribed => What::Unsubscribed,
+            Self::Resubscribed => What::Resubscribed,
+            Self::Dropped { .. } => What::Dropped,
+        }
+    }
+
+    /// Whether the document's history shows it; the others are many, and in the journal only.
+    pub(crate) fn is_history(self) -> bool {
+        match self {
+            Self::SoftBounced
+            | Self::HardBounced
+            | Self::Complained
+            | Self::Unsubscribed
+            | Self::Resubscribed
+            | Self::Dropped { .. } => true,
+            Self::Accepted | Self::Delivered | Self::Opened | Self::Clicked | Self::Deferred => false,
+        }
+    }
 }

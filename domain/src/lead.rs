@@ -7,7 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use sha2::Sha256;
 
-use crate::{Address, Enrolment, EnrolmentId, Profile, State, Timestamp};
+use crate::{
+    Address, Enrolment, EnrolmentId, Profile, SOFT_BOUNCES_KEPT, State, SuppressionCause, SuppressionMark, Timestamp,
+};
 
 /// The version of the document's layout. A document with a higher one is left alone.
 pub const SCHEMA: u32 = 1;
@@ -24,8 +26,12 @@ pub struct Lead {
     pub address: Address,
     /// What the sources told.
     pub profile: Profile,
-    /// Why this address must not be mailed, if it must not.
-    pub suppressed: Option<String>,
+    /// Why this address must not be mailed, if it must not: the strongest that the bucket `suppressions` held when this
+    /// lead last looked.
+    pub suppressed: Option<Suppressed>,
+    /// The emails that did not arrive for a reason that may pass, one entry an email, by time; the latest
+    /// [`SOFT_BOUNCES_KEPT`].
+    pub soft_bounces: Vec<SoftBounce>,
     /// Grows each time the lead's next time is set anew: an older timer is recognised by it.
     pub generation: u64,
     /// When the first arrival was processed.
@@ -36,6 +42,51 @@ pub struct Lead {
     ///
     /// Shared with the lead's earlier states: a decision copies the lead, and most of it is history.
     pub history: Vec<Arc<Entry>>,
+}
+
+/// Why a lead must not be mailed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suppressed {
+    /// What kind of reason.
+    pub cause: SuppressionCause,
+    /// For people.
+    pub reason: String,
+}
+
+impl From<(SuppressionCause, &SuppressionMark)> for Suppressed {
+    fn from((cause, mark): (SuppressionCause, &SuppressionMark)) -> Self {
+        Self { cause, reason: mark.reason.clone() }
+    }
+}
+
+/// An email that did not arrive, for a reason that may pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SoftBounce {
+    /// When it first bounced.
+    pub timestamp: Timestamp,
+    /// Which email: its send key, else the provider's id of the message or of the event.
+    pub email: String,
+}
+
+impl SoftBounce {
+    /// Adds a soft bounce, in the order of time; of one email the earliest counts. Whether anything changed.
+    pub(crate) fn remember(bounces: &mut Vec<Self>, bounce: Self) -> bool {
+        match bounces.iter().position(|known| known.email == bounce.email) {
+            Some(place) if bounces[place].timestamp <= bounce.timestamp => return false,
+            Some(place) => drop(bounces.remove(place)),
+            None => {}
+        }
+        let place =
+            bounces.partition_point(|known| (known.timestamp, &known.email) < (bounce.timestamp, &bounce.email));
+        if place == 0 && bounces.len() >= SOFT_BOUNCES_KEPT {
+            return false;
+        }
+        bounces.insert(place, bounce);
+        let surplus = bounces.len().saturating_sub(SOFT_BOUNCES_KEPT);
+        bounces.drain(..surplus);
+        true
+    }
 }
 
 /// A lead's opaque id: `ld_` and 32 hexadecimal digits.
@@ -151,7 +202,13 @@ pub enum LeadStatus {
     Parked,
     /// Every enrolment ended.
     Completed,
-    /// Must not be mailed.
+    /// The address does not exist.
+    HardBounce,
+    /// Reported an email as spam.
+    Complained,
+    /// Wants no more. Transactional sequences go on.
+    Unsubscribed,
+    /// Must not be mailed for another reason: too many soft bounces, or an operator's.
     Suppressed,
 }
 
@@ -165,6 +222,9 @@ impl LeadStatus {
             Self::InDoubt => "IN_DOUBT",
             Self::Parked => "PARKED",
             Self::Completed => "COMPLETED",
+            Self::HardBounce => "HARD_BOUNCE",
+            Self::Complained => "COMPLAINED",
+            Self::Unsubscribed => "UNSUBSCRIBED",
             Self::Suppressed => "SUPPRESSED",
         }
     }
@@ -207,8 +267,27 @@ pub struct Entry {
     pub by: Option<String>,
 }
 
+impl Entry {
+    /// Says only when and what.
+    pub(crate) fn new(timestamp: Timestamp, event: What) -> Self {
+        Self {
+            timestamp,
+            event,
+            sequence: None,
+            version: None,
+            step: None,
+            attempt: None,
+            message_id: None,
+            reason: None,
+            until: None,
+            provider: None,
+            by: None,
+        }
+    }
+}
+
 /// The kinds of [`Entry`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
     /// Began a sequence.
@@ -241,7 +320,9 @@ pub enum What {
     Suppressed,
     /// Ended: arrived again, and began anew.
     Restarted,
-    /// The receiving server took an email.
+    /// The provider told us that it took an email, while its answer to the call was still open. In the journal only.
+    Accepted,
+    /// The receiving server took an email. In the journal only, like the next three.
     Delivered,
     /// An email was opened.
     Opened,
@@ -263,7 +344,7 @@ pub enum What {
     Dropped,
     /// An operator stopped the clock.
     Paused,
-    /// An operator let it go on.
+    /// Goes on where it was: an operator let it, or the person wants more again.
     Resumed,
     /// An operator put it at another step, or on another version.
     Moved,
@@ -276,8 +357,13 @@ pub enum What {
 impl Lead {
     /// Where it is, in one word: what most needs a person's eye comes first.
     pub fn status(&self) -> LeadStatus {
-        if self.suppressed.is_some() {
-            return LeadStatus::Suppressed;
+        if let Some(suppressed) = &self.suppressed {
+            return match suppressed.cause {
+                SuppressionCause::Complaint => LeadStatus::Complained,
+                SuppressionCause::HardBounce => LeadStatus::HardBounce,
+                SuppressionCause::Unsubscribe => LeadStatus::Unsubscribed,
+                SuppressionCause::SoftBounces | SuppressionCause::Manual => LeadStatus::Suppressed,
+            };
         }
         let any = |of: fn(&State) -> bool| self.enrolments.iter().any(|enrolment| of(&enrolment.state));
         if any(|state| matches!(state, State::InDoubt { .. })) {
@@ -342,6 +428,10 @@ struct Document<'a> {
     next_action_timestamp: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suppressed: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    suppression_cause: Option<SuppressionCause>,
+    #[serde(default, skip_serializing_if = "<[SoftBounce]>::is_empty")]
+    soft_bounces: Cow<'a, [SoftBounce]>,
     generation: u64,
     created_at: Timestamp,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
@@ -361,7 +451,9 @@ impl Serialize for Lead {
             phone: self.profile.phone.as_deref().map(Cow::Borrowed),
             status: self.status().name(),
             next_action_timestamp: self.next_action(),
-            suppressed: self.suppressed.as_deref().map(Cow::Borrowed),
+            suppressed: self.suppressed.as_ref().map(|suppressed| Cow::Borrowed(&*suppressed.reason)),
+            suppression_cause: self.suppressed.as_ref().map(|suppressed| suppressed.cause),
+            soft_bounces: Cow::Borrowed(&self.soft_bounces),
             generation: self.generation,
             created_at: self.created_at,
             attributes: Cow::Borrowed(&self.profile.attributes),
@@ -390,7 +482,12 @@ impl<'de> Deserialize<'de> for Lead {
                 phone: document.phone.map(Cow::into_owned),
                 attributes: document.attributes.into_owned(),
             },
-            suppressed: document.suppressed.map(Cow::into_owned),
+            // Documents of earlier versions name no cause.
+            suppressed: document.suppressed.map(|reason| Suppressed {
+                cause: document.suppression_cause.unwrap_or(SuppressionCause::Manual),
+                reason: reason.into_owned(),
+            }),
+            soft_bounces: document.soft_bounces.into_owned(),
             generation: document.generation,
             created_at: document.created_at,
             enrolments: document.enrollments.into_owned(),

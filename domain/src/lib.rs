@@ -14,6 +14,7 @@ mod enrolment;
 mod feedback;
 mod key;
 mod lead;
+mod matching;
 mod outcome;
 mod phone;
 mod retry;
@@ -26,14 +27,16 @@ pub use address::{Address, AddressError};
 pub use arrival::{Arrival, ArrivalError, Limits, Profile, Sanitiser};
 pub use doubt::{DoubtEnd, DoubtPolicy};
 pub use email::Email;
-pub use enrolment::{Attempt, Enrolment, EnrolmentId, SequenceRef, State, StopReason};
-pub use feedback::{Feedback, FeedbackKind};
+pub use enrolment::{Attempt, Enrolment, EnrolmentId, SentEmail, SequenceRef, State, StopReason};
+pub use feedback::{Feedback, FeedbackKind, SOFT_BOUNCES_KEPT, SoftBouncePolicy};
 pub use key::{KeyError, LeadKey};
-pub use lead::{ArrivalId, Entry, HISTORY_LIMIT, Lead, LeadId, LeadIdKey, LeadStatus, SCHEMA, What};
+pub use lead::{
+    ArrivalId, Entry, HISTORY_LIMIT, Lead, LeadId, LeadIdKey, LeadStatus, SCHEMA, SoftBounce, Suppressed, What,
+};
 pub use outcome::Outcome;
 pub use phone::{PhoneError, check_region, normalise_phone};
 pub use retry::RetryPolicy;
 pub use sequence::{Reentry, Send, Sequence, SequenceError, Step, Template, parse_sequence, split_mailbox};
-pub use suppression::{SuppressionCause, SuppressionMark};
+pub use suppression::{Suppression, SuppressionCause, SuppressionMark};
 pub use time::{Timestamp, parse_duration};
 pub use transition::{Context, Effect, Event, Refusal, StepEvent, Transition, send_key, transition};

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use crate::enrolment::EMAILS_KEPT;
 use crate::lead::hex;
 use crate::{
-    Arrival, ArrivalId, Attempt, DoubtEnd, DoubtPolicy, Enrolment, EnrolmentId, Entry, HISTORY_LIMIT, Lead, LeadId,
-    Outcome, Profile, Reentry, RetryPolicy, Sequence, SequenceRef, State, StopReason, Timestamp, What,
+    Arrival, ArrivalId, Attempt, DoubtEnd, DoubtPolicy, Enrolment, EnrolmentId, Entry, Feedback, FeedbackKind,
+    HISTORY_LIMIT, Lead, LeadId, Outcome, Profile, Reentry, RetryPolicy, SentEmail, Sequence, SequenceRef, SoftBounce,
+    State, StopReason, Suppressed, Suppression, Timestamp, What,
 };
 
 /// So many ended enrolments that a later one of the same sequence followed stay in a document, the newest; older ones
@@ -43,11 +45,21 @@ pub enum Event<'a> {
         lead_id: LeadId,
         /// The sequence it enters.
         sequence: &'a Sequence,
-        /// Why the address must not be mailed, if it must not.
-        suppressed: Option<String>,
+        /// What is known against the address now; nothing lifts what the document says.
+        suppression: Suppression,
     },
-    /// The address must not be mailed any more; the reason.
-    Suppressed(String),
+    /// This is known against the address now, and forbids mail that the lead waits for.
+    Suppressed(Suppression),
+    /// A provider, or the person, told us something.
+    Told {
+        /// What.
+        feedback: &'a Feedback,
+        /// The sequence, at its version, of the enrolment that it speaks of ([`Lead::enrolment_of`]); one without steps
+        /// where it speaks of none.
+        sequence: &'a Sequence,
+        /// What is known against the address now, this event included; none where the event says nothing of that.
+        suppression: Option<Suppression>,
+    },
     /// Something about the step one enrolment is at.
     Step {
         /// Which enrolment.
@@ -162,20 +174,25 @@ pub fn send_key(lead: &LeadId, enrolment: &Enrolment, step: &str) -> String {
 /// The state has no use for the event; nothing changed.
 pub fn transition(lead: Option<&Lead>, event: Event<'_>, context: &Context) -> Result<Transition, Refusal> {
     match event {
-        Event::Arrived { arrival, id, lead_id, sequence, suppressed } => {
+        Event::Arrived { arrival, id, lead_id, sequence, suppression } => {
             let (lead, is_new) = match lead {
                 Some(lead) => (lead.clone(), false),
                 None => (new_lead(&arrival, lead_id, context.now), true),
             };
-            Ok(arrive(Change::of(lead, context), arrival, id, sequence, suppressed, is_new))
+            Ok(arrive(Change::of(lead, context), arrival, id, sequence, &suppression, is_new))
         }
-        Event::Suppressed(reason) => {
-            Ok(suppress(Change::of(lead.ok_or(Refusal::NoSuchLead)?.clone(), context), reason))
+        Event::Suppressed(suppression) => {
+            Ok(suppress(Change::of(lead.ok_or(Refusal::NoSuchLead)?.clone(), context), &suppression))
+        }
+        Event::Told { feedback, sequence, suppression } => {
+            let change = Change::of(lead.ok_or(Refusal::NoSuchLead)?.clone(), context);
+            Ok(told(change, feedback, sequence, suppression.as_ref()))
         }
         Event::Step { enrolment, sequence, event } => {
             let lead = lead.ok_or(Refusal::NoSuchLead)?;
             let place = lead.enrolments.iter().position(|it| it.is(&enrolment)).ok_or(Refusal::Ended)?;
-            let step = decide_step(&lead.enrolments[place].state, event, context)?;
+            let enrolment = &lead.enrolments[place];
+            let step = heed_evidence(decide_step(&enrolment.state, event, context)?, enrolment, sequence);
             Ok(Change::of(lead.clone(), context).apply(place, sequence, step))
         }
     }
@@ -186,17 +203,13 @@ enum Step {
     /// Write the intent of attempt `attempt`, then call.
     Send { attempt: u32, failures: u32, owner: String, provider: String, answer_within: Duration },
     /// The email is out: go to the next step.
-    Sent { attempt: u32, message_id: String, provider: String },
+    Sent { attempt: u32, message_id: Option<String>, provider: Option<String> },
     /// A doubt is settled, like this.
     Resolved { attempt: u32, how: String, then: Box<Step> },
     /// Nobody knows whether the email is out, and the step counts as sent.
     Skipped,
     /// Nobody knows yet.
     DoubtStays { attempt: Attempt, failures: u32, reason: String, next: Timestamp },
-    /// The email went out, but the enrolment had ended meanwhile.
-    SentLate { reason: StopReason, attempt: u32, message_id: String, provider: String },
-    /// Nothing went out, and the enrolment had ended meanwhile.
-    UnsentLate { reason: StopReason },
     /// Another try at `due`.
     Again { due: Timestamp, attempts: u32, failures: u32, what: What, reason: Option<String> },
     /// Nobody knows whether the email is out.
@@ -264,22 +277,12 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
             Ok(Step::Doubt { attempt: attempt.clone(), failures: *failures, reason, next: None })
         }
 
-        (
-            State::Stopped { reason, attempt: Some(attempt) },
-            StepEvent::Answered { send_key, attempt: answered, outcome },
-        ) if attempt.is(&send_key, answered) => Ok(match outcome {
-            Outcome::Accepted { message_id } => Step::SentLate {
-                reason: reason.clone(),
-                attempt: answered,
-                message_id,
-                provider: attempt.provider.clone(),
-            },
-            Outcome::RateLimited { .. }
-            | Outcome::Transient { .. }
-            | Outcome::Refused { .. }
-            | Outcome::Misconfigured { .. }
-            | Outcome::Unknown { .. } => Step::UnsentLate { reason: reason.clone() },
-        }),
+        // It has ended, and its open attempt is settled all the same.
+        (State::Stopped { before: Some(before), .. }, answered @ StepEvent::Answered { .. })
+            if before.open_attempt().is_some() =>
+        {
+            decide_step(before, answered, context)
+        }
         (
             State::Completed | State::Parked { .. } | State::Stopped { .. },
             StepEvent::Begin { .. }
@@ -290,6 +293,32 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
             | StepEvent::Fail(_),
         ) => Err(Refusal::Ended),
     }
+}
+
+/// What a provider told of an email shows that it went out, whatever became of the answer to the call: it is neither
+/// doubted nor sent again.
+fn heed_evidence(step: Step, enrolment: &Enrolment, sequence: &Sequence) -> Step {
+    let (attempt, provider) = match &step {
+        Step::Send { attempt, .. } if *attempt > 1 => (attempt - 1, None),
+        Step::Doubt { attempt, .. } => (attempt.number, Some(attempt.provider.clone())),
+        Step::Send { .. }
+        | Step::Sent { .. }
+        | Step::Resolved { .. }
+        | Step::Skipped
+        | Step::DoubtStays { .. }
+        | Step::Again { .. }
+        | Step::Park { .. } => return step,
+    };
+    let id = sequence.steps.get(enrolment.step).map(|step| step.id.as_str());
+    match enrolment.emails.iter().find(|email| Some(&*email.step) == id) {
+        Some(email) => shown_sent(attempt, provider, email),
+        None => step,
+    }
+}
+
+fn shown_sent(attempt: u32, provider: Option<String>, email: &SentEmail) -> Step {
+    let then = Step::Sent { attempt, message_id: email.message_id.clone(), provider };
+    Step::Resolved { attempt, how: "what was told of it shows that it went out".to_owned(), then: Box::new(then) }
 }
 
 /// The answer to an attempt was lost: find out at once.
@@ -333,7 +362,7 @@ fn settle(attempt: &Attempt, failures: u32, outcome: Outcome, context: &Context)
     let again = |due, failures, what, reason| Step::Again { due, attempts, failures, what, reason };
     match outcome {
         Outcome::Accepted { message_id } => {
-            Step::Sent { attempt: attempts, message_id, provider: attempt.provider.clone() }
+            Step::Sent { attempt: attempts, message_id: Some(message_id), provider: Some(attempt.provider.clone()) }
         }
         Outcome::RateLimited { until } => {
             // Jitter, so that all who met the limit together do not come back together.
@@ -365,6 +394,7 @@ fn new_lead(arrival: &Arrival, lead_id: LeadId, now: Timestamp) -> Lead {
         address: arrival.address.clone(),
         profile: arrival.profile.clone(),
         suppressed: None,
+        soft_bounces: Vec::new(),
         generation: 0,
         created_at: now,
         enrolments: Vec::new(),
@@ -377,29 +407,29 @@ fn arrive(
     arrival: Arrival,
     id: ArrivalId,
     sequence: &Sequence,
-    suppressed: Option<String>,
+    suppression: &Suppression,
     is_new: bool,
 ) -> Transition {
     let merged = !is_new && change.merge(arrival.profile);
     let here = |change: &Change<'_>, what| Entry {
         sequence: Some(sequence.name.clone()),
         version: Some(sequence.version),
-        ..change.entry(what)
+        ..Entry::new(change.context.now, what)
     };
-    if let Some(reason) = change.lead.suppressed.clone().or(suppressed) {
-        let entry = Entry { reason: Some(reason.clone()), ..here(&change, What::NotEnrolled) };
-        if change.lead.suppressed.is_none() {
-            change.suppress(reason);
-        }
-        change.log(entry);
-        return change.done();
-    }
-    let earlier: Vec<_> =
-        change.lead.enrolments.iter().filter(|enrolment| enrolment.sequence.name == sequence.name).collect();
-    if earlier.iter().any(|enrolment| enrolment.arrival.is(&id)) {
+    if change.lead.enrolments.iter().any(|it| it.sequence.name == sequence.name && it.arrival.is(&id)) {
         // Delivered again: all that it had to do is on disk.
         return change.done();
     }
+    let was_suppressed = change.lead.suppressed.is_some();
+    change.reconcile(suppression);
+    if let Some((_, mark)) = suppression.in_force(sequence.transactional) {
+        let entry = Entry { reason: Some(mark.reason.clone()), ..here(&change, What::NotEnrolled) };
+        change.log(entry);
+        return change.done();
+    }
+    let is_lifted = was_suppressed && change.lead.suppressed.is_none();
+    let earlier: Vec<_> =
+        change.lead.enrolments.iter().filter(|enrolment| enrolment.sequence.name == sequence.name).collect();
     let under_way = earlier.iter().any(|enrolment| !enrolment.state.is_terminal());
     let newest = earlier.iter().map(|enrolment| enrolment.began).max();
     let number = earlier.iter().map(|enrolment| enrolment.number).max().unwrap_or(0) + 1;
@@ -409,8 +439,9 @@ fn arrive(
         (Reentry::After(pause), Some(began)) => !under_way && change.context.now >= began.plus(pause),
     };
     if !begins {
-        if merged {
-            let entry = here(&change, What::ArrivedAgain);
+        if merged || is_lifted {
+            let reason = is_lifted.then(|| "may be mailed again".to_owned());
+            let entry = Entry { reason, ..here(&change, What::ArrivedAgain) };
             change.log(entry);
         }
         return change.done();
@@ -427,6 +458,8 @@ fn arrive(
         began: change.context.now,
         step: 0,
         generation: 0,
+        transactional: sequence.transactional,
+        emails: Vec::new(),
         state: State::Waiting { due: change.context.now.plus(delay), attempts: 0, failures: 0 },
     });
     let place = change.lead.enrolments.len() - 1;
@@ -435,13 +468,58 @@ fn arrive(
     change.done()
 }
 
-fn suppress(mut change: Change<'_>, reason: String) -> Transition {
-    if change.lead.suppressed.is_none() {
-        let entry = Entry { reason: Some(reason.clone()), ..change.entry(What::Suppressed) };
-        change.suppress(reason);
+fn suppress(mut change: Change<'_>, suppression: &Suppression) -> Transition {
+    if let Some(suppressed) = change.news_of(suppression) {
+        let entry = Entry { reason: Some(suppressed.reason), ..Entry::new(change.context.now, What::Suppressed) };
         change.log(entry);
     }
+    change.reconcile(suppression);
     change.done()
+}
+
+/// What is told once or often, in whatever order, comes to the same: of each email each kind counts once, and what is
+/// known against the address is decided from all of it together.
+fn told(
+    mut change: Change<'_>,
+    feedback: &Feedback,
+    sequence: &Sequence,
+    suppression: Option<&Suppression>,
+) -> Transition {
+    let email = change.lead.email_of(feedback).and_then(|email| {
+        let place = email.place;
+        Some((place, email.tried_step(&change.lead.enrolments[place], sequence)?))
+    });
+    let mut is_news = match &email {
+        Some((place, step)) => change.see(*place, step, sequence, feedback),
+        None => false,
+    };
+    if let Some(bounce) = change.lead.soft_bounce(feedback) {
+        is_news |= SoftBounce::remember(&mut change.lead.soft_bounces, bounce);
+    }
+    is_news |= suppression.is_some_and(|suppression| change.lead.suppressed != strongest(suppression));
+    if is_news {
+        let mut entry = feedback.entry(change.context.now);
+        if let Some((place, step)) = &email {
+            let SequenceRef { name, version } = change.lead.enrolments[*place].sequence.clone();
+            entry = Entry { sequence: Some(name), version: Some(version), step: Some(step.clone()), ..entry };
+        }
+        if feedback.kind.is_history() {
+            change.log(entry);
+        } else {
+            change.journal.push(Arc::new(entry));
+        }
+    }
+    if let Some((place, step)) = &email {
+        change.settle_shown(*place, step, sequence);
+    }
+    if let Some(suppression) = suppression {
+        change.reconcile(suppression);
+    }
+    change.done()
+}
+
+fn strongest(suppression: &Suppression) -> Option<Suppressed> {
+    suppression.in_force(false).map(Suppressed::from)
 }
 
 /// A lead on its way to its next state.
@@ -471,6 +549,59 @@ impl<'a> Change<'a> {
         self.done()
     }
 
+    /// Remembers what was told of an email; whether it was the first of its kind.
+    fn see(&mut self, place: usize, step: &str, sequence: &Sequence, feedback: &Feedback) -> bool {
+        let enrolment = &mut self.lead.enrolments[place];
+        if feedback.kind == FeedbackKind::Accepted && !enrolment.is_at(step, sequence) {
+            // Known from the answer.
+            return false;
+        }
+        let what = feedback.kind.what();
+        let known = enrolment.emails.iter().position(|email| email.step == step).unwrap_or_else(|| {
+            let surplus = (enrolment.emails.len() + 1).saturating_sub(EMAILS_KEPT);
+            enrolment.emails.drain(..surplus);
+            enrolment.emails.push(SentEmail { step: step.to_owned(), message_id: None, seen: Vec::new() });
+            enrolment.emails.len() - 1
+        });
+        let email = &mut enrolment.emails[known];
+        match email.seen.binary_search(&what) {
+            Ok(_) => false,
+            Err(place) => {
+                email.seen.insert(place, what);
+                if email.message_id.is_none() {
+                    email.message_id.clone_from(&feedback.message_id);
+                }
+                true
+            }
+        }
+    }
+
+    /// Settles the attempt at this step if its answer is lost: what was told shows that the provider took the email. While
+    /// the process that made the call may still be at it, its answer decides.
+    fn settle_shown(&mut self, place: usize, step: &str, sequence: &Sequence) {
+        let enrolment = &self.lead.enrolments[place];
+        let open = match &enrolment.state {
+            State::Stopped { before: Some(before), .. } => before,
+            state => state,
+        };
+        let attempt = match open {
+            State::InDoubt { attempt, .. } => attempt,
+            State::Sending { attempt, .. } if attempt.lost_at <= self.context.now => attempt,
+            State::Sending { .. }
+            | State::Waiting { .. }
+            | State::Completed
+            | State::Parked { .. }
+            | State::Stopped { .. } => return,
+        };
+        if attempt.send_key != send_key(&self.lead.lead_id, enrolment, step) {
+            return;
+        }
+        if let Some(email) = enrolment.emails.iter().find(|email| email.step == step) {
+            let shown = shown_sent(attempt.number, Some(attempt.provider.clone()), email);
+            self.take(place, sequence, shown);
+        }
+    }
+
     fn take(&mut self, place: usize, sequence: &Sequence, step: Step) {
         let enrolment = &self.lead.enrolments[place];
         let step_id = sequence.steps.get(enrolment.step).map(|step| step.id.clone()).unwrap_or_default();
@@ -479,7 +610,7 @@ impl<'a> Change<'a> {
             version: Some(enrolment.sequence.version),
             step: Some(step_id.clone()),
             attempt,
-            ..self.entry(what)
+            ..Entry::new(self.context.now, what)
         };
         match step {
             Step::Send { attempt, failures, owner, provider, answer_within } => {
@@ -499,7 +630,6 @@ impl<'a> Change<'a> {
                 self.lead.enrolments[place].state = State::Sending { attempt, failures };
             }
             Step::Sent { attempt, message_id, provider } => {
-                let (message_id, provider) = (Some(message_id), Some(provider));
                 let entry = Entry { message_id, provider, ..here(What::Sent, Some(attempt)) };
                 self.log(entry);
                 self.go_on(place, sequence);
@@ -515,31 +645,19 @@ impl<'a> Change<'a> {
                 self.journal.push(Arc::new(Entry { reason: Some(reason.clone()), until: Some(next), ..entry }));
                 self.enter(place, State::InDoubt { attempt, failures, reason, next: Some(next) });
             }
-            Step::SentLate { reason, attempt, message_id, provider } => {
-                let (message_id, provider) = (Some(message_id), Some(provider));
-                let entry = Entry { message_id, provider, ..here(What::Sent, Some(attempt)) };
-                self.log(entry);
-                self.enter(place, State::Stopped { reason, attempt: None });
-            }
-            Step::UnsentLate { reason } => {
-                let entry = here(What::Retrying, None);
-                let why = Some("ended meanwhile: no further try".to_owned());
-                self.journal.push(Arc::new(Entry { reason: why, ..entry }));
-                self.enter(place, State::Stopped { reason, attempt: None });
-            }
             Step::Again { due, attempts, failures, what, reason } => {
                 let entry = Entry { reason, until: Some(due), ..here(what, Some(attempts)) };
-                self.log(entry);
+                self.log_try(place, entry);
                 self.enter(place, State::Waiting { due, attempts, failures });
             }
             Step::Doubt { attempt, failures, reason, next } => {
                 let entry = Entry { reason: Some(reason.clone()), ..here(What::InDoubt, Some(attempt.number)) };
-                self.log(entry);
+                self.log_try(place, entry);
                 self.enter(place, State::InDoubt { attempt, failures, reason, next });
             }
             Step::Park { reason } => {
                 let entry = Entry { reason: Some(reason.clone()), ..here(What::Parked, None) };
-                self.log(entry);
+                self.log_try(place, entry);
                 self.enter(place, State::Parked { reason });
             }
         }
@@ -555,26 +673,20 @@ impl<'a> Change<'a> {
             self.enter(place, State::Waiting { due, attempts: 0, failures: 0 });
         } else {
             let SequenceRef { name, version } = self.lead.enrolments[place].sequence.clone();
-            let entry = Entry { sequence: Some(name), version: Some(version), ..self.entry(What::Completed) };
+            let entry =
+                Entry { sequence: Some(name), version: Some(version), ..Entry::new(self.context.now, What::Completed) };
             self.log(entry);
             self.enter(place, State::Completed);
         }
     }
 
-    fn entry(&self, what: What) -> Entry {
-        Entry {
-            timestamp: self.context.now,
-            event: what,
-            sequence: None,
-            version: None,
-            step: None,
-            attempt: None,
-            message_id: None,
-            reason: None,
-            until: None,
-            provider: None,
-            by: None,
+    /// Logs a try that came to nothing. Of an enrolment that has ended the journal alone is told.
+    fn log_try(&mut self, place: usize, entry: Entry) {
+        if !self.lead.enrolments[place].state.is_terminal() {
+            return self.log(entry);
         }
+        let reason = Some("ended meanwhile: no further try".to_owned());
+        self.journal.push(Arc::new(Entry { event: What::Retrying, attempt: None, reason, until: None, ..entry }));
     }
 
     fn log(&mut self, entry: Entry) {
@@ -600,9 +712,58 @@ impl<'a> Change<'a> {
         changed
     }
 
-    fn suppress(&mut self, reason: String) {
-        self.stop(What::Suppressed, |_| Some(StopReason::Suppressed(reason.clone())));
-        self.lead.suppressed = Some(reason);
+    /// What must not be mailed for another reason than the document says; none where it says so already.
+    fn news_of(&self, suppression: &Suppression) -> Option<Suppressed> {
+        strongest(suppression).filter(|suppressed| self.lead.suppressed.as_ref() != Some(suppressed))
+    }
+
+    /// Makes the lead what is known against its address: ends what must not go on, and lets go on what only an
+    /// unsubscribe ended that was taken back.
+    fn reconcile(&mut self, suppression: &Suppression) {
+        self.lead.suppressed = strongest(suppression);
+        let stops = |enrolment: &Enrolment| {
+            let suppressed = suppression.in_force(enrolment.transactional).map(Suppressed::from);
+            suppressed.map(StopReason::Suppressed)
+        };
+        self.stop(What::Suppressed, stops);
+        for place in 0..self.lead.enrolments.len() {
+            let stronger = stops(&self.lead.enrolments[place]);
+            let is_superseded = self.is_superseded(place);
+            let State::Stopped { reason: reason @ StopReason::Suppressed(_), before } =
+                &mut self.lead.enrolments[place].state
+            else {
+                continue;
+            };
+            if let Some(stronger) = stronger {
+                *reason = stronger;
+            } else if suppression.is_lifted() && !is_superseded && reason.is_unsubscribe() {
+                let before = before.take();
+                self.resume(place, before);
+            }
+        }
+    }
+
+    /// Lets an enrolment that an unsubscribe ended go on where it was.
+    fn resume(&mut self, place: usize, before: Option<Box<State>>) {
+        let state = match before.map(|before| *before) {
+            Some(State::Waiting { due, attempts, failures }) => {
+                State::Waiting { due: due.max(self.context.now), attempts, failures }
+            }
+            Some(
+                state @ (State::Sending { .. }
+                | State::InDoubt { .. }
+                | State::Completed
+                | State::Parked { .. }
+                | State::Stopped { .. }),
+            ) => state,
+            None => return,
+        };
+        let SequenceRef { name, version } = self.lead.enrolments[place].sequence.clone();
+        let reason = Some("wants more again".to_owned());
+        let entry = Entry::new(self.context.now, What::Resumed);
+        self.log(Entry { sequence: Some(name), version: Some(version), reason, ..entry });
+        self.lead.enrolments[place].state = state;
+        self.rescheduled(place);
     }
 
     /// Stops every enrolment that is not at its end and for which there is a reason.
@@ -610,26 +771,30 @@ impl<'a> Change<'a> {
         for place in 0..self.lead.enrolments.len() {
             let enrolment = &self.lead.enrolments[place];
             let Some(reason) = reason(enrolment) else { continue };
-            let attempt = match &enrolment.state {
-                State::Completed | State::Stopped { .. } => continue,
-                State::Waiting { .. } | State::Parked { .. } => None,
-                State::Sending { attempt, .. } | State::InDoubt { attempt, .. } => Some(attempt.clone()),
-            };
+            if enrolment.state.is_terminal() {
+                continue;
+            }
             let entry = Entry {
                 sequence: Some(enrolment.sequence.name.clone()),
                 version: Some(enrolment.sequence.version),
                 reason: match &reason {
-                    StopReason::Suppressed(reason) => Some(reason.clone()),
+                    StopReason::Suppressed(suppressed) => Some(suppressed.reason.clone()),
                     StopReason::Restarted => None,
                 },
-                ..self.entry(what)
+                ..Entry::new(self.context.now, what)
             };
+            let before = reason.keep(enrolment.state.clone());
             self.log(entry);
-            self.enter(place, State::Stopped { reason, attempt });
+            self.enter(place, State::Stopped { reason, before });
         }
     }
 
+    /// Puts an enrolment into a state; one that has ended stays so, and remembers what it would be doing.
     fn enter(&mut self, place: usize, state: State) {
+        if let State::Stopped { reason, before } = &mut self.lead.enrolments[place].state {
+            *before = reason.keep(state);
+            return;
+        }
         self.lead.enrolments[place].state = state;
         self.rescheduled(place);
     }
@@ -641,16 +806,19 @@ impl<'a> Change<'a> {
 
     /// Forgets the oldest ended enrolments, but never the newest of a sequence: by it a second arrival is known.
     fn forget_oldest_ended(&mut self) {
-        let enrolments = &self.lead.enrolments;
-        let superseded = |place: usize| {
-            enrolments[place].state.is_terminal()
-                && enrolments[place + 1..].iter().any(|later| later.sequence.name == enrolments[place].sequence.name)
-        };
-        let forgettable: Vec<_> = (0..enrolments.len()).filter(|&place| superseded(place)).collect();
+        let forgettable: Vec<_> = (0..self.lead.enrolments.len())
+            .filter(|&place| self.lead.enrolments[place].state.is_terminal() && self.is_superseded(place))
+            .collect();
         let surplus = forgettable.len().saturating_sub(ENDED_LIMIT);
         for &place in forgettable[..surplus].iter().rev() {
             self.lead.enrolments.remove(place);
         }
+    }
+
+    /// Whether a later enrolment of the same sequence followed.
+    fn is_superseded(&self, place: usize) -> bool {
+        let name = &self.lead.enrolments[place].sequence.name;
+        self.lead.enrolments[place + 1..].iter().any(|later| later.sequence.name == *name)
     }
 
     fn done(mut self) -> Transition {

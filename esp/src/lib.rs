@@ -44,3 +44,4 @@ pub use secret::Secret;
 pub use sendgrid::SendGrid;
 pub use smtp::Smtp;
 pub use unsubscribe::{Recipient, SealError, UnsubscribeLinks};
+pub use webhooks::Webhooks;

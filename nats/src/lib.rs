@@ -31,6 +31,6 @@ pub use rejected::JetStreamRejected;
 pub use rejected_list::{RejectedList, RejectedListError, RejectedMessage};
 pub use sequences::{PublishError, Selection, SequenceBook, read_sequence};
 pub use store::JetStreamLeadStore;
-pub use suppression_list::{Suppression, SuppressionChange, SuppressionList, SuppressionListError};
+pub use suppression_list::{Listed, SuppressionChange, SuppressionList, SuppressionListError};
 pub use suppressions::JetStreamSuppressions;
 pub use timers::JetStreamTimers;

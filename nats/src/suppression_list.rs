@@ -1,16 +1,18 @@
 //! The bucket `suppressions`, as an operator changes and reads it.
 use async_nats::jetstream::Context;
-use async_nats::jetstream::kv::{CreateErrorKind, Store};
+use async_nats::jetstream::kv::Store;
 use bytes::Bytes;
 use dripline_actors::ports::Source;
-use dripline_domain::{Address, KeyError, LeadId, LeadIdKey, LeadKey, Timestamp};
+use dripline_domain::{
+    Address, KeyError, LeadId, LeadIdKey, LeadKey, Suppression, SuppressionCause, SuppressionMark, Timestamp,
+};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::batch::BatchMessage;
 use crate::store::journal_message;
-use crate::suppressions::written_by_hand;
-use crate::topology::SUPPRESSIONS;
+use crate::suppressions::SuppressionBucket;
+use crate::topology::{SUPPRESSIONS, SUPPRESSIONS_BUCKET};
 
 /// Writes under way at a time: a put waits for its fsync.
 const IN_FLIGHT: usize = 256;
@@ -18,24 +20,21 @@ const IN_FLIGHT: usize = 256;
 /// Who must not be mailed, and why. Every change is in the journal, with who made it.
 pub struct SuppressionList {
     bucket: Store,
+    entries: SuppressionBucket,
     context: Context,
     lead_ids: LeadIdKey,
 }
 
-/// What the bucket says of one address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Suppression {
+/// One thing that speaks against mailing an address, now. An address may have several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
     /// The address, normalised.
     pub address: Address,
-    /// Why, for people.
-    pub reason: String,
-    /// Who or what put it there; `null` where somebody wrote the entry by hand.
-    #[serde(default)]
-    pub source: Option<String>,
-    /// When; `null` likewise.
-    #[serde(default)]
-    pub timestamp: Option<Timestamp>,
+    /// What kind of reason.
+    pub cause: SuppressionCause,
+    /// Why, for people; who or what put it there, `by hand` where somebody wrote the entry; when.
+    #[serde(flatten)]
+    pub mark: SuppressionMark,
 }
 
 /// One change, to be made and journalled.
@@ -43,6 +42,8 @@ pub struct Suppression {
 pub struct SuppressionChange {
     /// Of which address.
     pub address: Address,
+    /// What kind of reason. Lifting a suppression lifts every kind.
+    pub cause: SuppressionCause,
     /// Why, for people.
     pub reason: String,
     /// Who or what makes it.
@@ -70,16 +71,6 @@ pub enum SuppressionListError {
     },
 }
 
-/// The value in the bucket; the address is the key.
-#[derive(Serialize, Deserialize)]
-struct Value {
-    reason: String,
-    #[serde(default)]
-    source: Option<String>,
-    #[serde(default)]
-    timestamp: Option<Timestamp>,
-}
-
 /// A line of the journal.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -98,10 +89,13 @@ impl SuppressionList {
     /// The bucket is not there, or the server is away.
     pub async fn open(context: Context, lead_ids: LeadIdKey) -> Result<Self, SuppressionListError> {
         let bucket = context.get_key_value(SUPPRESSIONS).await.map_err(unavailable)?;
-        Ok(Self { bucket, context, lead_ids })
+        let stream = context.get_stream_no_info(SUPPRESSIONS_BUCKET).await.map_err(unavailable)?;
+        let entries = SuppressionBucket::new(context.clone(), stream);
+        Ok(Self { bucket, entries, context, lead_ids })
     }
 
-    /// Suppresses these addresses; how many were not suppressed before. One that was keeps its first reason.
+    /// Suppresses these addresses; how many were not suppressed for this cause before. One that was keeps its first
+    /// reason.
     ///
     /// On disk when it returns; every engine's watcher has it within moments, and then sends them nothing more.
     pub async fn add(&self, changes: &[SuppressionChange]) -> Result<usize, SuppressionListError> {
@@ -113,23 +107,17 @@ impl SuppressionList {
     }
 
     async fn add_one(&self, change: &SuppressionChange) -> Result<bool, SuppressionListError> {
-        let value = Value {
-            reason: change.reason.clone(),
-            source: Some(change.source.clone()),
-            timestamp: Some(change.timestamp),
-        };
-        let value = serde_json::to_vec(&value).map_err(unavailable)?;
-        match self.bucket.create(LeadKey::of(&change.address).as_str(), value.into()).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(unavailable(error)),
-        }
+        let (timestamp, source, reason) = (change.timestamp, change.source.clone(), change.reason.clone());
+        let known = Suppression::of(change.cause, SuppressionMark { timestamp, source, reason });
+        let (_, is_more) =
+            self.entries.merge(LeadKey::of(&change.address).as_str(), &known).await.map_err(unavailable)?;
+        Ok(is_more)
     }
 
     /// Lifts the suppression of one address; whether there was one.
     pub async fn remove(&self, change: &SuppressionChange) -> Result<bool, SuppressionListError> {
         let key = LeadKey::of(&change.address);
-        if self.bucket.get(key.as_str()).await.map_err(unavailable)?.is_none() {
+        if self.entries.get(key.as_str()).await.map_err(unavailable)?.in_force(false).is_none() {
             return Ok(false);
         }
         self.bucket.delete(key.as_str()).await.map_err(unavailable)?;
@@ -137,29 +125,25 @@ impl SuppressionList {
         Ok(true)
     }
 
-    /// Every suppression, by address.
-    pub async fn list(&self) -> Result<Vec<Suppression>, SuppressionListError> {
+    /// Every suppression in force, by address.
+    pub async fn list(&self) -> Result<Vec<Listed>, SuppressionListError> {
         let keys: Vec<String> =
             self.bucket.keys().await.map_err(unavailable)?.try_collect().await.map_err(unavailable)?;
         let found = stream::iter(keys).map(|key| self.get(key)).buffered(IN_FLIGHT);
-        let mut found: Vec<Suppression> =
-            found.try_filter_map(async |suppression| Ok(suppression)).try_collect().await?;
-        found.sort_by(|one, other| one.address.as_str().cmp(other.address.as_str()));
+        let mut found: Vec<Listed> = found.try_collect::<Vec<_>>().await?.into_iter().flatten().collect();
+        found.sort_by(|one, other| one.address.cmp(&other.address));
         Ok(found)
     }
 
-    async fn get(&self, key: String) -> Result<Option<Suppression>, SuppressionListError> {
-        let Some(value) = self.bucket.get(key.as_str()).await.map_err(unavailable)? else { return Ok(None) };
+    async fn get(&self, key: String) -> Result<Vec<Listed>, SuppressionListError> {
+        let known = self.entries.get(&key).await.map_err(unavailable)?;
         let address = match LeadKey::parse(&key).and_then(|key| key.address()) {
             Ok(address) => address,
             Err(source) => return Err(SuppressionListError::ForeignKey { key, source }),
         };
-        let Value { reason, source, timestamp } = serde_json::from_slice(&value).unwrap_or_else(|_| Value {
-            reason: written_by_hand(&value),
-            source: None,
-            timestamp: None,
-        });
-        Ok(Some(Suppression { address, reason, source, timestamp }))
+        let listed =
+            |(cause, mark): (_, &SuppressionMark)| Listed { address: address.clone(), cause, mark: mark.clone() };
+        Ok(known.all_in_force().map(listed).collect())
     }
 
     async fn journal(&self, event: &'static str, changes: &[&SuppressionChange]) -> Result<(), SuppressionListError> {

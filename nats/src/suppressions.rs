@@ -3,20 +3,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::connection::State;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind, Stream};
+use async_nats::{Client, HeaderMap};
 use async_trait::async_trait;
-use dripline_actors::ports::{StoreError, Suppressions};
-use dripline_domain::{Address, LeadKey};
+use dripline_actors::ports::{Source, StoreError, Suppressions};
+use dripline_domain::{Address, LeadKey, Suppression};
 use futures_util::StreamExt;
-use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::batch::is_wrong_last_sequence;
 use crate::connect::Connections;
+use crate::inbox::timestamp;
 use crate::key_hash::key_hash;
 use crate::store::KV_OPERATION;
 use crate::topology::SUPPRESSIONS_BUCKET_SUBJECT;
@@ -28,7 +32,7 @@ use crate::topology::SUPPRESSIONS_BUCKET_SUBJECT;
 /// the watcher has caught up after one, every address is read from the bucket.
 pub struct JetStreamSuppressions {
     client: Client,
-    stream: Stream<()>,
+    bucket: SuppressionBucket,
     suppressed: Arc<Suppressed>,
     watcher: AbortHandle,
 }
@@ -39,9 +43,10 @@ struct Suppressed {
     complete: AtomicBool,
 }
 
-#[derive(Deserialize)]
-struct Suppression {
-    reason: String,
+/// The entries of the bucket.
+pub(crate) struct SuppressionBucket {
+    context: Context,
+    stream: Stream<()>,
 }
 
 impl JetStreamSuppressions {
@@ -51,7 +56,8 @@ impl JetStreamSuppressions {
         let watcher =
             tokio::spawn(keep_watching(stream.clone(), Arc::clone(&suppressed), connections.connected.clone()))
                 .abort_handle();
-        Self { client: connections.general.clone(), stream, suppressed, watcher }
+        let bucket = SuppressionBucket::new(Connections::jetstream(&connections.general), stream);
+        Self { client: connections.general.clone(), bucket, suppressed, watcher }
     }
 }
 
@@ -63,30 +69,82 @@ impl Drop for JetStreamSuppressions {
 
 #[async_trait]
 impl Suppressions for JetStreamSuppressions {
-    async fn reason(&self, address: &Address) -> Result<Option<String>, StoreError> {
+    async fn get(&self, address: &Address) -> Result<Suppression, StoreError> {
         let key = LeadKey::of(address);
         let connected = self.client.connection_state() == State::Connected;
         if connected && self.suppressed.complete.load(Ordering::Acquire) && !self.suppressed.contains(key.as_str()) {
-            return Ok(None);
+            return Ok(Suppression::default());
         }
-        let message = match self.stream.direct_get_last_for_subject(format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).await
-        {
-            Ok(message) => message,
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::Unavailable(error.into())),
-        };
-        if message.headers.get(KV_OPERATION).is_some() {
-            return Ok(None);
-        }
-        let reason = serde_json::from_slice::<Suppression>(&message.payload)
-            .map_or_else(|_| written_by_hand(&message.payload), |suppression| suppression.reason);
-        Ok(Some(reason))
+        self.bucket.get(key.as_str()).await
+    }
+
+    async fn read(&self, address: &Address) -> Result<Suppression, StoreError> {
+        Ok(self.bucket.newest(LeadKey::of(address).as_str()).await?.0)
+    }
+
+    async fn record(&self, address: &Address, known: &Suppression) -> Result<Suppression, StoreError> {
+        let key = LeadKey::of(address);
+        let (merged, _) = self.bucket.merge(key.as_str(), known).await?;
+        self.suppressed.set(key.as_str(), true);
+        Ok(merged)
     }
 }
 
-/// The reason of an entry that is not of our form: it was put there by hand, and certainly to stop our mail.
-pub(crate) fn written_by_hand(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).chars().take(200).collect()
+impl SuppressionBucket {
+    /// Over the stream behind the bucket.
+    pub(crate) fn new(context: Context, stream: Stream<()>) -> Self {
+        Self { context, stream }
+    }
+
+    /// What is known against the address of this key; any copy of the bucket may answer.
+    pub(crate) async fn get(&self, key: &str) -> Result<Suppression, StoreError> {
+        match self.stream.direct_get_last_for_subject(format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).await {
+            Ok(message) => Ok(entry(&message)),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(Suppression::default()),
+            Err(error) => Err(StoreError::Unavailable(error.into())),
+        }
+    }
+
+    /// The same as it stands now, of the stream's leader, and the revision that the next write must expect.
+    async fn newest(&self, key: &str) -> Result<(Suppression, u64), StoreError> {
+        let subject = format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}");
+        match self.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => Ok((entry(&message), message.sequence)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((Suppression::default(), 0)),
+            Err(error) => Err(StoreError::Unavailable(error.into())),
+        }
+    }
+
+    /// Merges this into what is known; what it then is, and whether that is more than before. On disk when it returns.
+    pub(crate) async fn merge(&self, key: &str, known: &Suppression) -> Result<(Suppression, bool), StoreError> {
+        let unavailable = |error: Source| StoreError::Unavailable(error);
+        // Whoever loses a race has seen another's write through: there is no end without progress.
+        loop {
+            let (before, revision) = self.newest(key).await?;
+            let mut merged = before.clone();
+            merged.merge(known);
+            if merged == before {
+                return Ok((merged, false));
+            }
+            let value = merged.to_json().map_err(|error| unavailable(error.into()))?;
+            let mut headers = HeaderMap::new();
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
+            let subject = format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}");
+            let ack = self.context.publish_with_headers(subject, headers, value.into()).await;
+            match ack.map_err(|error| unavailable(error.into()))?.await {
+                Ok(_) => return Ok((merged, true)),
+                Err(error) if is_wrong_last_sequence(&error) => {}
+                Err(error) => return Err(unavailable(error.into())),
+            }
+        }
+    }
+}
+
+fn entry(message: &StreamMessage) -> Suppression {
+    if message.headers.get(KV_OPERATION).is_some() {
+        return Suppression::default();
+    }
+    Suppression::parse(&message.payload, timestamp(message.time.unix_timestamp_nanos()))
 }
 
 impl Suppressed {

@@ -20,7 +20,9 @@ use figment::providers::Serialized;
 
 pub use self::error::ConfigError;
 pub use self::sequence_check::{SequenceReport, check_sequences, check_unsubscribe, read_sequences};
-pub use self::settings::{Config, Engine, Esp, Gateway, Log, LogFormat, Nats, Provider, Retry, Sequences, Unsubscribe};
+pub use self::settings::{
+    Config, Engine, Esp, Feedback, Gateway, Log, LogFormat, Nats, Provider, Retry, Sequences, Unsubscribe,
+};
 use self::sources::{ConfigFile, Variable};
 use crate::telemetry::FILTER_VARIABLE;
 

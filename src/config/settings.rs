@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dripline_actors::BreakerLimits;
-use dripline_domain::{DoubtEnd, DoubtPolicy, RetryPolicy};
+use dripline_domain::{DoubtEnd, DoubtPolicy, RetryPolicy, SoftBouncePolicy};
 use dripline_esp::webhooks::WebhookSettings;
 use dripline_esp::{Secret, mailgun, outbox, postmark, resend, sendgrid, smtp};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ pub struct Config {
     pub engine: Engine,
     /// When a failed send is tried again.
     pub retry: Retry,
+    /// What is made of what providers tell.
+    pub feedback: Feedback,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -333,6 +335,31 @@ impl Default for Retry {
 impl From<&Retry> for RetryPolicy {
     fn from(retry: &Retry) -> Self {
         Self { first: retry.first, longest: retry.longest, max_failures: retry.max_attempts }
+    }
+}
+
+/// What is made of what providers tell.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Feedback {
+    /// `DRIPLINE_FEEDBACK__SOFT_BOUNCES`: so many emails that did not arrive for a passing reason suppress the address,
+    /// 1 to 50.
+    pub soft_bounces: usize,
+    /// `DRIPLINE_FEEDBACK__SOFT_BOUNCES_WITHIN`: within this time.
+    #[serde(with = "units::duration")]
+    pub soft_bounces_within: Duration,
+}
+
+impl Default for Feedback {
+    fn default() -> Self {
+        let SoftBouncePolicy { count, within } = SoftBouncePolicy::default();
+        Self { soft_bounces: count, soft_bounces_within: within }
+    }
+}
+
+impl From<&Feedback> for SoftBouncePolicy {
+    fn from(feedback: &Feedback) -> Self {
+        Self { count: feedback.soft_bounces, within: feedback.soft_bounces_within }
     }
 }
 

@@ -2,12 +2,12 @@
 use std::time::Duration;
 
 use axum::http::Uri;
-use dripline_domain::check_region;
+use dripline_domain::{SOFT_BOUNCES_KEPT, check_region};
 use dripline_esp::Secret;
 use tracing_subscriber::EnvFilter;
 
 use super::units::duration;
-use super::{ConfigError, Engine, Esp, Gateway, Loaded, Log, Nats, Provider, Retry, Sequences, Unsubscribe};
+use super::{ConfigError, Engine, Esp, Feedback, Gateway, Loaded, Log, Nats, Provider, Retry, Sequences, Unsubscribe};
 
 type Checked = Result<(), ConfigError>;
 
@@ -28,6 +28,7 @@ pub fn validate(loaded: &Loaded) -> Checked {
     unsubscribe(loaded, &config.unsubscribe)?;
     engine(loaded, &config.engine, &config.esp)?;
     retry(loaded, &config.retry)?;
+    feedback(loaded, &config.feedback)?;
     log(loaded, &config.log)
 }
 
@@ -236,6 +237,14 @@ fn retry(loaded: &Loaded, retry: &Retry) -> Checked {
             duration::show(&retry.first)
         )
     })
+}
+
+fn feedback(loaded: &Loaded, feedback: &Feedback) -> Checked {
+    let (key, most) = ("feedback.soft_bounces", SOFT_BOUNCES_KEPT);
+    ensure(loaded, key, (1..=most).contains(&feedback.soft_bounces), || {
+        format!("`{}` is not from 1 to {most}", feedback.soft_bounces)
+    })?;
+    longer_than_nothing(loaded, "feedback.soft_bounces_within", feedback.soft_bounces_within)
 }
 
 fn log(loaded: &Loaded, log: &Log) -> Checked {

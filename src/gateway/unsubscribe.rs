@@ -17,6 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dripline_actors::ports::{Clock, FeedbackDoor, RawFeedback};
 use dripline_domain::Address;
+use dripline_esp::webhooks::{UNSUBSCRIBE, UnsubscribeEvent, UnsubscribeKind};
 use dripline_esp::{Recipient, UnsubscribeLinks};
 use governor::Quota;
 use minijinja::value::{Serde, Value};
@@ -29,9 +30,6 @@ use super::auth::KeyedLimit;
 use super::refusals::RefusalLog;
 use super::request::{read, wants_page};
 use crate::telemetry::Addresses;
-
-/// What these events are called in `FEEDBACK`: `feedback.unsubscribe`.
-const PROVIDER: &str = "unsubscribe";
 
 /// A mail program sends 26 bytes, a form of ours none.
 const BODY_LIMIT: usize = 16 * 1024;
@@ -99,31 +97,11 @@ async fn ask_on_undo(State(shared): State<Arc<Shared>>, token: Token) -> Respons
 }
 
 async fn unsubscribe_now(State(shared): State<Arc<Shared>>, token: Token, request: Request) -> Response {
-    shared.answer(token, Wish::Unsubscribed, request).await
+    shared.answer(token, UnsubscribeKind::Unsubscribed, request).await
 }
 
 async fn undo(State(shared): State<Arc<Shared>>, token: Token, request: Request) -> Response {
-    shared.answer(token, Wish::Resubscribed, request).await
-}
-
-/// What a person wants.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Wish {
-    Unsubscribed,
-    Resubscribed,
-}
-
-/// An event in `FEEDBACK`.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Event<'a> {
-    id: &'a str,
-    kind: Wish,
-    /// Unix milliseconds.
-    occurred_at: i64,
-    address: &'a Address,
-    send_key: &'a str,
+    shared.answer(token, UnsubscribeKind::Resubscribed, request).await
 }
 
 /// Under which of the two paths a page is shown. Its buttons lead to the other relatively, so that they work behind any
@@ -138,8 +116,8 @@ enum Place {
 #[derive(Clone, Copy)]
 enum Page {
     Ask,
-    Done(Wish),
-    Failed(Wish),
+    Done(UnsubscribeKind),
+    Failed(UnsubscribeKind),
     UnknownLink,
 }
 
@@ -160,10 +138,10 @@ impl Shared {
 
     /// Whatever the body says: a POST is the person's wish, whether it comes from a form of ours, from a mail program as
     /// `List-Unsubscribe=One-Click` in one of its encodings, or from one that does it differently.
-    async fn answer(&self, token: Token, wish: Wish, request: Request) -> Response {
+    async fn answer(&self, token: Token, wish: UnsubscribeKind, request: Request) -> Response {
         let place = match wish {
-            Wish::Unsubscribed => Place::Link,
-            Wish::Resubscribed => Place::Undo,
+            UnsubscribeKind::Unsubscribed => Place::Link,
+            UnsubscribeKind::Resubscribed => Place::Undo,
         };
         let (parts, body) = request.into_parts();
         let for_person = wants_page(&parts.headers);
@@ -198,20 +176,20 @@ impl Shared {
     }
 
     /// On disk once this returns.
-    async fn keep(&self, wish: Wish, recipient: &Recipient) -> Result<(), Problem> {
+    async fn keep(&self, wish: UnsubscribeKind, recipient: &Recipient) -> Result<(), Problem> {
         let Unsubscribe { door, clock, addresses, .. } = &self.unsubscribe;
         self.limit.check(&recipient.address)?;
-        let event = Event {
+        let event = UnsubscribeEvent {
             // A change of mind is another event than the same wish before it.
-            id: &format!("{:032x}", rand::random::<u128>()),
+            id: format!("{:032x}", rand::random::<u128>()),
             kind: wish,
-            occurred_at: clock.now().as_millis(),
-            address: &recipient.address,
-            send_key: &recipient.send_key,
+            occurred_at: clock.now(),
+            address: recipient.address.clone(),
+            send_key: Some(recipient.send_key.clone()),
         };
         // Texts and a number: serialising them cannot fail.
-        let payload = serde_json::to_vec(&event).unwrap_or_default().into();
-        door.submit(vec![RawFeedback { provider: PROVIDER.to_owned(), payload }]).await.map_err(|error| {
+        let payload = event.to_payload().unwrap_or_default();
+        door.submit(vec![RawFeedback { provider: UNSUBSCRIBE.to_owned(), payload }]).await.map_err(|error| {
             if let Some(refused) = self.refusals.to_say() {
                 let error = &error as &dyn Error;
                 tracing::warn!(refused, error, "unsubscribes refused: the queue does not take them");
@@ -237,14 +215,16 @@ impl Shared {
         };
         let (name, title, button) = match page {
             Page::Ask => ("ask", "Unsubscribe", button(&unsubscribe, "Unsubscribe", false)),
-            Page::Done(Wish::Unsubscribed) => ("unsubscribed", "You are unsubscribed", button(&undo, "Undo", true)),
-            Page::Done(Wish::Resubscribed) => {
+            Page::Done(UnsubscribeKind::Unsubscribed) => {
+                ("unsubscribed", "You are unsubscribed", button(&undo, "Undo", true))
+            }
+            Page::Done(UnsubscribeKind::Resubscribed) => {
                 ("resubscribed", "You are subscribed again", button(&unsubscribe, "Unsubscribe", true))
             }
-            Page::Failed(Wish::Unsubscribed) => {
+            Page::Failed(UnsubscribeKind::Unsubscribed) => {
                 ("failed", "That did not work yet", button(&unsubscribe, "Try again to unsubscribe", false))
             }
-            Page::Failed(Wish::Resubscribed) => {
+            Page::Failed(UnsubscribeKind::Resubscribed) => {
                 ("failed", "That did not work yet", button(&undo, "Try again to undo", false))
             }
             Page::UnknownLink => ("unknown", "This link does not work", None),
@@ -277,10 +257,10 @@ impl Shared {
 }
 
 /// For a mail program.
-fn done(wish: Wish) -> impl IntoResponse {
+fn done(wish: UnsubscribeKind) -> impl IntoResponse {
     let text = match wish {
-        Wish::Unsubscribed => "You are unsubscribed.\n",
-        Wish::Resubscribed => "You are subscribed again.\n",
+        UnsubscribeKind::Unsubscribed => "You are unsubscribed.\n",
+        UnsubscribeKind::Resubscribed => "You are subscribed again.\n",
     };
     ([(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")], text)
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dripline_domain::{
-    Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Lead, LeadId, LeadKey,
-    Outcome, Sequence, SequenceRef, State, StepEvent, Timestamp, Transition, send_key, transition,
+    Address, Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Feedback, Lead,
+    LeadId, LeadKey, Outcome, Sequence, SequenceRef, State, StepEvent, Suppression, Timestamp, Transition, send_key,
+    transition,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Serialize;
@@ -42,6 +43,8 @@ pub(crate) enum Work {
     Arrive(Box<Arriving>),
     /// A timer fired; the generation it was set with.
     Wake(u64),
+    /// A provider, or the person, told us something.
+    Told(Box<Telling>),
     /// This lead failed too often: park it, with the reason.
     Park(String),
 }
@@ -51,6 +54,13 @@ pub(crate) struct Arriving {
     pub(crate) arrival: Arrival,
     pub(crate) lead_id: LeadId,
     pub(crate) sequence: Arc<Sequence>,
+}
+
+/// What was told. What it says against the address, or for it, is in the bucket `suppressions` already.
+pub(crate) struct Telling {
+    pub(crate) feedback: Feedback,
+    /// For the journal, where there is no such lead.
+    pub(crate) lead_id: LeadId,
 }
 
 pub(crate) struct LeadActor;
@@ -133,6 +143,7 @@ impl Actor for LeadActor {
         let done = match work {
             Work::Arrive(arriving) => state.arrive(*arriving, &delivery).await,
             Work::Wake(generation) => state.wake(generation).await,
+            Work::Told(telling) => Box::pin(state.told(&telling, &delivery)).await,
             // Rare, and large: boxed, so that each message's future does not have room for it.
             Work::Park(reason) => Box::pin(state.park(reason, &delivery)).await,
         };
@@ -174,15 +185,73 @@ impl LeadState {
     async fn arrive(&mut self, arriving: Arriving, delivery: &Delivery) -> Result<Settle, Interruption> {
         let Arriving { arrival, lead_id, sequence } = arriving;
         let id = ArrivalId::new(delivery.sequence, delivery.published, delivery.message_id.as_deref());
-        let suppressed = self.services.suppressions.reason(&arrival.address).await?;
-        let arrived = || Event::Arrived {
-            arrival: arrival.clone(),
-            id: id.clone(),
-            lead_id: lead_id.clone(),
-            sequence: &sequence,
-            suppressed: suppressed.clone(),
+        let decided = loop {
+            let suppression = self.suppression_at_arrival(&arrival.address).await?;
+            let arrived = || Event::Arrived {
+                arrival: arrival.clone(),
+                id: id.clone(),
+                lead_id: lead_id.clone(),
+                sequence: &sequence,
+                suppression: suppression.clone(),
+            };
+            match self.decide_once(arrived).await? {
+                Decided::Overtaken => {}
+                decided @ (Decided::Nothing | Decided::Written | Decided::Send(_)) => break decided,
+            }
         };
-        let decided = self.decide(arrived).await?;
+        // Delivered again: the crash may have come between the document and its timer.
+        if matches!(decided, Decided::Nothing) && delivery.deliveries > 1 {
+            self.set_timer_again().await?;
+        }
+        Ok(Settle::Ack)
+    }
+
+    /// Asked once the document is there: who changes the list writes that down there, too, and so overtakes us.
+    async fn suppression_at_arrival(&mut self, address: &Address) -> Result<Suppression, Interruption> {
+        let services = Arc::clone(&self.services);
+        let is_suppressed = self.lead().await?.is_some_and(|lead| lead.suppressed.is_some());
+        let known = services.suppressions.get(address).await?;
+        // Lifted, or not seen here yet: only the bucket itself can say.
+        Ok(if is_suppressed && known.is_empty() { services.suppressions.read(address).await? } else { known })
+    }
+
+    /// A provider, or the person, told us something.
+    async fn told(&mut self, telling: &Telling, delivery: &Delivery) -> Result<Settle, Interruption> {
+        let Telling { feedback, lead_id } = telling;
+        let services = Arc::clone(&self.services);
+        let of_suppression = feedback.suppression().is_some();
+        // Another process may have written since we read, and what is no news then is some now.
+        let mut is_fresh = of_suppression || matches!(self.document, Document::Unread);
+        let decided = loop {
+            if of_suppression {
+                self.document = Document::Unread;
+            }
+            let Some(lead) = self.lead().await? else {
+                let line = journal_line(lead_id, 0, &feedback.entry(services.clock.now()));
+                services.committer.journal(line.into_iter().collect()).await?;
+                return Ok(Settle::Ack);
+            };
+            let too_many = lead.too_many_soft_bounces(feedback, &services.soft_bounces);
+            let sequence = match lead.enrolment_of(feedback) {
+                Some(enrolment) => services.sequence_of(enrolment).await?,
+                None => None,
+            };
+            let sequence = sequence.unwrap_or_else(|| Arc::clone(&services.no_sequence));
+            let suppression = match too_many {
+                Some(known) => Some(services.suppressions.record(&feedback.address, &known).await?),
+                None if of_suppression => Some(services.suppressions.read(&feedback.address).await?),
+                None => None,
+            };
+            let told = || Event::Told { feedback, sequence: &sequence, suppression: suppression.clone() };
+            match self.decide_once(told).await? {
+                Decided::Overtaken => {}
+                Decided::Nothing if !is_fresh => {
+                    self.document = Document::Unread;
+                    is_fresh = true;
+                }
+                decided @ (Decided::Nothing | Decided::Written | Decided::Send(_)) => break decided,
+            }
+        };
         // Delivered again: the crash may have come between the document and its timer.
         if matches!(decided, Decided::Nothing) && delivery.deliveries > 1 {
             self.set_timer_again().await?;
@@ -246,10 +315,11 @@ impl LeadState {
             Ok(email) => email,
             Err(reason) => return self.decide_step(id, &StepEvent::Fail(reason)).await.map(drop),
         };
+        let transactional = enrolment.transactional;
         // 4: room for the call, and the permit. 3 comes after it, because the wait may be long: suppression is checked
         // at the last moment.
         let place = services.providers.place().await?;
-        let Some(place) = self.permit(place, &email).await? else { return Ok(()) };
+        let Some(place) = self.permit(place, &email, transactional).await? else { return Ok(()) };
         crash_point("permitted");
         // 5: the intent, on disk before the call. A second owner loses here, before any email.
         let begin = StepEvent::Begin {
@@ -260,7 +330,7 @@ impl LeadState {
         let Decided::Send(attempt) = self.decide_step(id, &begin).await? else { return Ok(()) };
         // 6: the call. The intent's commit may have taken long: whoever said no meanwhile is not called.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
-        if let Some(why_not) = self.says_no(&email).await {
+        if let Some(why_not) = self.says_no(&email, transactional).await {
             let outcome = Outcome::Transient { reason: format!("not called: {why_not}") };
             return self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await;
         }
@@ -273,26 +343,35 @@ impl LeadState {
     }
 
     /// Waits for the permit. Gives the place back if the lead must not be mailed, and writes that down.
-    async fn permit(&mut self, place: Place, email: &Email) -> Result<Option<Place>, Interruption> {
+    async fn permit(
+        &mut self,
+        place: Place,
+        email: &Email,
+        transactional: bool,
+    ) -> Result<Option<Place>, Interruption> {
         let services = Arc::clone(&self.services);
         if let Some(until) = services.limiter.paused(services.clock.now()) {
             return Err(Interruption::Later(until));
         }
         services.limiter.permit().await?;
-        let Some(reason) = services.suppressions.reason(&email.to).await? else { return Ok(Some(place)) };
+        let known = services.suppressions.get(&email.to).await?;
+        if known.in_force(transactional).is_none() {
+            return Ok(Some(place));
+        }
         crash_point("suppression-found");
-        self.decide_once(|| Event::Suppressed(reason.clone())).await?;
+        self.decide_once(|| Event::Suppressed(known.clone())).await?;
         Ok(None)
     }
 
     /// Why a call whose intent is on disk must not be made, if so; a suppression is written down.
-    async fn says_no(&mut self, email: &Email) -> Option<String> {
+    async fn says_no(&mut self, email: &Email, transactional: bool) -> Option<String> {
         let services = Arc::clone(&self.services);
-        let reason = match services.suppressions.reason(&email.to).await {
-            Ok(reason) => reason?,
+        let known = match services.suppressions.get(&email.to).await {
+            Ok(known) => known,
             Err(error) => return Some(Chain(&error).to_string()),
         };
-        if let Err(error) = self.decide_once(|| Event::Suppressed(reason.clone())).await {
+        let reason = known.in_force(transactional)?.1.reason.clone();
+        if let Err(error) = self.decide_once(|| Event::Suppressed(known.clone())).await {
             // The next step finds it again.
             tracing::warn!(lead_id = self.lead_id(), error = %Chain(&error), "a suppression could not be written down");
             self.document = Document::Unread;
@@ -305,9 +384,9 @@ impl LeadState {
         let Some(lead) = self.lead().await? else { return Ok(()) };
         let Some(enrolment) = lead.enrolment(id) else { return Ok(()) };
         let State::InDoubt { attempt, .. } = &enrolment.state else { return Ok(()) };
-        let attempt = attempt.clone();
+        let (attempt, transactional) = (attempt.clone(), enrolment.transactional);
         let found_out = match self.email_of(id, &attempt).await? {
-            Ok(email) => self.ask(&attempt, email).await?,
+            Ok(email) => self.ask(&attempt, email, transactional).await?,
             Err(reason) => {
                 let reason = format!("it cannot be rendered again: {reason}");
                 Some(StepEvent::Unresolved { reason, ask_again: false })
@@ -338,7 +417,12 @@ impl LeadState {
     }
 
     /// Asks the provider of an attempt in doubt; none when the lead must not be mailed any more.
-    async fn ask(&mut self, attempt: &Attempt, email: Email) -> Result<Option<StepEvent>, Interruption> {
+    async fn ask(
+        &mut self,
+        attempt: &Attempt,
+        email: Email,
+        transactional: bool,
+    ) -> Result<Option<StepEvent>, Interruption> {
         let services = Arc::clone(&self.services);
         let now = services.clock.now();
         let unresolved = |reason: String, ask_again| Ok(Some(StepEvent::Unresolved { reason, ask_again }));
@@ -359,7 +443,7 @@ impl LeadState {
                 let Some(place) = services.providers.place_at(&attempt.provider).await else {
                     return unresolved(evidence(), false);
                 };
-                let Some(place) = self.permit(place?, &email).await? else { return Ok(None) };
+                let Some(place) = self.permit(place?, &email, transactional).await? else { return Ok(None) };
                 // The same call with the same key: mailed once, whichever of the two came first.
                 let call_by = services.clock.now().plus(services.call_within);
                 match services.providers.send(email, call_by, place).await? {
@@ -419,16 +503,6 @@ impl LeadState {
         self.decide_once(|| Event::Step { enrolment: id.clone(), sequence: &sequence, event: event.clone() }).await
     }
 
-    /// Decides until no other write comes between: for events that mean the same whatever the document says.
-    async fn decide<'a>(&mut self, event: impl Fn() -> Event<'a>) -> Result<Decided, Interruption> {
-        loop {
-            match self.decide_once(&event).await? {
-                Decided::Overtaken => {}
-                decided @ (Decided::Nothing | Decided::Written | Decided::Send(_)) => return Ok(decided),
-            }
-        }
-    }
-
     /// Decides, writes, and sets the timer.
     async fn decide_once<'a>(&mut self, event: impl Fn() -> Event<'a>) -> Result<Decided, Interruption> {
         let context = self.services.context();
@@ -480,7 +554,7 @@ impl LeadState {
             status: lead.status().name(),
             token: rand::random(),
         };
-        let lines = journal.iter().filter_map(|entry| journal_line(&lead, entry)).collect();
+        let lines = journal.iter().filter_map(|entry| journal_line(&lead.lead_id, lead.generation, entry)).collect();
         let revision = self.services.committer.commit(put, lines).await?;
         for entry in &journal {
             self.services.counters.count(entry);
@@ -595,11 +669,11 @@ struct JournalLine<'a> {
     entry: &'a Entry,
 }
 
-fn journal_line(lead: &Lead, entry: &Entry) -> Option<Bytes> {
-    match serde_json::to_vec(&JournalLine { lead_id: &lead.lead_id, generation: lead.generation, entry }) {
+fn journal_line(lead_id: &LeadId, generation: u64, entry: &Entry) -> Option<Bytes> {
+    match serde_json::to_vec(&JournalLine { lead_id, generation, entry }) {
         Ok(line) => Some(line.into()),
         Err(error) => {
-            tracing::error!(lead_id = %lead.lead_id, %error, "a journal line cannot be written as JSON");
+            tracing::error!(%lead_id, %error, "a journal line cannot be written as JSON");
             None
         }
     }

@@ -6,8 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dripline_domain::{Arrival, DoubtPolicy, LeadId, LeadKey, RetryPolicy, Sequence};
-use lead::{Arriving, LeadActor, LeadArguments, Work};
+use dripline_domain::{Arrival, DoubtPolicy, Feedback, LeadId, LeadKey, RetryPolicy, Sequence, SoftBouncePolicy};
+use lead::{Arriving, LeadActor, LeadArguments, Telling, Work};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::Chain;
@@ -52,6 +52,7 @@ pub(crate) struct Services {
     pub(crate) call_within: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) doubt: DoubtPolicy,
+    pub(crate) soft_bounces: SoftBouncePolicy,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: Arc<dyn LeadStore>,
     pub(crate) timers: Arc<dyn Timers>,
@@ -109,6 +110,18 @@ impl Leads {
         delivery: Delivery,
     ) -> Result<(), NotRunning> {
         let work = Work::Arrive(Box::new(Arriving { arrival, lead_id, sequence }));
+        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message { work, delivery }))
+    }
+
+    /// Hands what was told to its lead.
+    pub fn tell(
+        &self,
+        key: LeadKey,
+        feedback: Feedback,
+        lead_id: LeadId,
+        delivery: Delivery,
+    ) -> Result<(), NotRunning> {
+        let work = Work::Told(Box::new(Telling { feedback, lead_id }));
         self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message { work, delivery }))
     }
 

@@ -1,8 +1,10 @@
 //! Tables of transitions: what each state makes of each event.
 use std::time::Duration;
 
-use super::world::{self, DAY, START, World, accepted, timer};
-use dripline_domain::{Effect, LeadStatus, Outcome, Reentry, Refusal, RetryPolicy, State, StepEvent, Timestamp, What};
+use super::world::{self, DAY, START, World, accepted, suppressed, timer};
+use dripline_domain::{
+    Effect, LeadStatus, Outcome, Reentry, Refusal, RetryPolicy, State, StepEvent, SuppressionCause, Timestamp, What,
+};
 
 fn reason(text: &str) -> String {
     text.to_owned()
@@ -213,9 +215,9 @@ fn a_lead_begins_again_after_a_time_once_it_has_finished() {
 #[test]
 fn an_arrival_that_is_delivered_twice_restarts_once() {
     let mut world = World::enrolled(Reentry::Restart);
-    world.arrive_as(2, None).unwrap();
+    world.arrive_as(2).unwrap();
     let before = world.lead.clone();
-    let decided = world.arrive_as(2, None).unwrap();
+    let decided = world.arrive_as(2).unwrap();
     assert!(decided.journal.is_empty(), "nothing to write: {decided:?}");
     assert_eq!(world.lead, before);
 }
@@ -243,7 +245,9 @@ fn a_suppressed_address_is_never_enrolled_and_its_enrolments_end() {
     assert_eq!((lead.status(), lead.enrolments.len()), (LeadStatus::Suppressed, 1));
 
     let mut world = World::new(Reentry::Ignore);
-    let decided = world.arrive_as(1, Some("complaint")).unwrap();
+    world.bucket = suppressed(SuppressionCause::Complaint, START);
+    let decided = world.arrive_as(1).unwrap();
+    assert_eq!(decided.lead.status(), LeadStatus::Complained);
     assert_eq!(world.lead.as_ref().unwrap().enrolments, []);
     assert_eq!(decided.effects, []);
 }

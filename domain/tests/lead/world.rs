@@ -2,8 +2,9 @@
 use std::time::Duration;
 
 use dripline_domain::{
-    Address, Arrival, ArrivalId, Context, DoubtPolicy, Effect, EnrolmentId, Event, Lead, LeadIdKey, Outcome, Profile,
-    Reentry, Refusal, RetryPolicy, Send, Sequence, State, Step, StepEvent, Template, Timestamp, Transition, transition,
+    Address, Arrival, ArrivalId, Context, DoubtPolicy, Effect, EnrolmentId, Event, Feedback, Lead, LeadIdKey, Outcome,
+    Profile, Reentry, Refusal, RetryPolicy, Send, Sequence, SoftBouncePolicy, State, Step, StepEvent, Suppression,
+    SuppressionCause, SuppressionMark, Template, Timestamp, Transition, transition,
 };
 
 pub const DAY: Duration = Duration::from_hours(24);
@@ -30,7 +31,11 @@ pub fn sequence(reentry: Reentry) -> Sequence {
 pub struct World {
     pub now: Timestamp,
     pub random: f64,
+    /// What arrivals enter.
     pub sequence: Sequence,
+    pub receipts: Sequence,
+    /// What the bucket `suppressions` holds.
+    pub bucket: Suppression,
     pub lead: Option<Lead>,
     pub arrivals: u64,
     pub doubt: DoubtPolicy,
@@ -42,6 +47,8 @@ impl World {
             now: START,
             random: 0.5,
             sequence: sequence(reentry),
+            receipts: Sequence { name: "receipts".to_owned(), transactional: true, ..sequence(Reentry::Ignore) },
+            bucket: Suppression::default(),
             lead: None,
             arrivals: 0,
             doubt: DoubtPolicy::default(),
@@ -61,12 +68,16 @@ impl World {
 
     pub fn arrive(&mut self) -> Result<Transition, Refusal> {
         self.arrivals += 1;
-        self.arrive_as(self.arrivals, None)
+        self.arrive_as(self.arrivals)
     }
 
-    pub fn arrive_as(&mut self, arrival: u64, suppressed: Option<&str>) -> Result<Transition, Refusal> {
-        let address = Address::parse("jane@example.com").unwrap();
+    pub fn arrive_as(&mut self, arrival: u64) -> Result<Transition, Refusal> {
         let sequence = self.sequence.clone();
+        self.arrive_in(&sequence, arrival)
+    }
+
+    pub fn arrive_in(&mut self, sequence: &Sequence, arrival: u64) -> Result<Transition, Refusal> {
+        let address = Address::parse("jane@example.com").unwrap();
         let event = Event::Arrived {
             lead_id: LeadIdKey::new("key").lead_id(&address),
             arrival: Arrival {
@@ -75,14 +86,31 @@ impl World {
                 sequence: None,
             },
             id: ArrivalId::new(arrival, START, None),
-            sequence: &sequence,
-            suppressed: suppressed.map(str::to_owned),
+            sequence,
+            suppression: self.bucket.clone(),
         };
         self.apply(event)
     }
 
     pub fn suppress(&mut self) -> Result<Transition, Refusal> {
-        self.apply(Event::Suppressed("hard bounce".to_owned()))
+        self.bucket.merge(&suppressed(SuppressionCause::Manual, self.now));
+        self.apply(Event::Suppressed(self.bucket.clone()))
+    }
+
+    /// As the lead's actor does it.
+    pub fn tell(&mut self, feedback: &Feedback) -> Result<Transition, Refusal> {
+        let lead = self.lead.as_ref().unwrap();
+        let sequence = lead.enrolment_of(feedback).map_or_else(Sequence::default, |it| self.named(&it.sequence.name));
+        let too_many = || lead.too_many_soft_bounces(feedback, &SoftBouncePolicy::default());
+        let suppression = feedback.suppression().or_else(too_many).map(|known| {
+            self.bucket.merge(&known);
+            self.bucket.clone()
+        });
+        self.apply(Event::Told { feedback, sequence: &sequence, suppression })
+    }
+
+    fn named(&self, sequence: &str) -> Sequence {
+        if sequence == self.receipts.name { self.receipts.clone() } else { self.sequence.clone() }
     }
 
     /// For the newest enrolment.
@@ -92,7 +120,7 @@ impl World {
     }
 
     pub fn step_of(&mut self, enrolment: EnrolmentId, event: StepEvent) -> Result<Transition, Refusal> {
-        let sequence = self.sequence.clone();
+        let sequence = self.named(&enrolment.sequence);
         self.apply(Event::Step { enrolment, sequence: &sequence, event })
     }
 
@@ -102,13 +130,9 @@ impl World {
 
     /// The answer to the open attempt of the newest enrolment.
     pub fn answer(&mut self, outcome: Outcome) -> Result<Transition, Refusal> {
-        let (send_key, attempt) = match &self.lead.as_ref().unwrap().enrolments.last().unwrap().state {
-            State::Sending { attempt, .. } | State::InDoubt { attempt, .. } => {
-                (attempt.send_key.clone(), attempt.number)
-            }
-            State::Stopped { attempt: Some(attempt), .. } => (attempt.send_key.clone(), attempt.number),
-            _ => ("none".to_owned(), 1),
-        };
+        let open = self.state().open_attempt();
+        let (send_key, attempt) =
+            open.map_or_else(|| ("none".to_owned(), 1), |attempt| (attempt.send_key.clone(), attempt.number));
         self.step(StepEvent::Answered { send_key, attempt, outcome })
     }
 
@@ -121,6 +145,11 @@ impl World {
     pub fn state(&self) -> &State {
         &self.lead.as_ref().unwrap().enrolments.last().unwrap().state
     }
+}
+
+pub fn suppressed(cause: SuppressionCause, timestamp: Timestamp) -> Suppression {
+    let mark = SuppressionMark { timestamp, source: "test".to_owned(), reason: "a reason".to_owned() };
+    Suppression::of(cause, mark)
 }
 
 pub fn begin() -> StepEvent {

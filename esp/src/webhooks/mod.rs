@@ -16,6 +16,7 @@ mod ses;
 mod settings;
 mod sns;
 mod tokens;
+mod unsubscribe;
 
 pub use bridge::{Bridge, WebhookError};
 use dripline_actors::ports::{FeedbackError, FeedbackReader};
@@ -23,6 +24,7 @@ use dripline_domain::Feedback;
 pub use fetch::Fetch;
 pub use postmark::TOKEN_HEADER as POSTMARK_TOKEN_HEADER;
 pub use settings::{MailgunSettings, PostmarkSettings, ResendSettings, SendgridSettings, SesSettings, WebhookSettings};
+pub use unsubscribe::{UNSUBSCRIBE, UnsubscribeEvent, UnsubscribeKind};
 
 use self::event::Event;
 
@@ -68,6 +70,9 @@ pub struct Webhooks;
 
 impl FeedbackReader for Webhooks {
     fn read(&self, provider: &str, payload: &[u8]) -> Result<Vec<Feedback>, FeedbackError> {
+        if provider == UNSUBSCRIBE {
+            return unsubscribe::read(payload);
+        }
         let vendor = Vendor::parse(provider)
             .ok_or_else(|| FeedbackError(format!("there is no provider `{provider}` whose events could be read")))?;
         let event = Event::parse(vendor, payload)?;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dripline_actors::ports::{BatchResult, LeadStore, Put, Timers};
 use dripline_domain::{
     ArrivalId, Context, DoubtPolicy, Event, Lead, LeadIdKey, LeadKey, Outcome, Reentry, RetryPolicy, Sanitiser, Send,
-    Sequence, Step, StepEvent, Template, Timestamp, send_key, transition,
+    Sequence, Step, StepEvent, Suppression, Template, Timestamp, send_key, transition,
 };
 use dripline_nats::{Connections, JetStreamLeadStore, JetStreamTimers, Login, topology};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -126,7 +126,7 @@ fn lead(sequence: &Sequence, lead_ids: &LeadIdKey, now: Timestamp, number: usize
         lead_id: lead_ids.lead_id(&arrival.address),
         arrival,
         sequence,
-        suppressed: None,
+        suppression: Suppression::default(),
     };
     let mut lead = transition(None, arrived, &context)?.lead;
     let enrolment = lead.enrolments.first().context("nothing began")?;

@@ -14,7 +14,7 @@ use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings, 
 use dripline_domain::{
     CountingRules, DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, SoftBouncePolicy, Timestamp,
 };
-use dripline_esp::webhooks::{Bridge, Vendor, WebhookSettings};
+use dripline_esp::webhooks::Bridge;
 use dripline_esp::{
     HttpWebhook, Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp, UnsubscribeLinks, Webhooks,
 };
@@ -126,7 +126,11 @@ impl Running {
         let mut gateway = None;
         if let Some(listener) = listener {
             let bridge = Bridge::new(&config.webhooks).map_err(|error| loaded.wrong("webhooks", error.to_string()))?;
-            warn_of_gaps(config, parts);
+            if !parts.engine && config.unsubscribe.keys.is_empty() {
+                tracing::warn!(
+                    "unsubscribe.keys is not set here: links that an engine sealed with such a key are refused"
+                );
+            }
             let router = gateway::router(gateway::Gateway {
                 door: Arc::clone(&front_door),
                 feedback: Arc::new(JetStreamFeedbackDoor::open(&connections)),
@@ -208,32 +212,6 @@ fn unsubscribe_links(config: &Config, lead_ids: &LeadIdKey, gateway: SocketAddr)
         Some(current) => UnsubscribeLinks::new(base_url, current, keys),
         None => UnsubscribeLinks::new(base_url, &lead_ids.derived("unsubscribe links"), []),
     }
-}
-
-/// Says what this gateway takes or refuses, and should not.
-fn warn_of_gaps(config: &Config, parts: Parts) {
-    for vendor in insecure(&config.webhooks) {
-        tracing::warn!(
-            vendor,
-            "INSECURE: webhooks of this vendor are taken unverified, so anyone can end any lead; set its secret and remove \
-             webhooks.{vendor}.insecure"
-        );
-    }
-    if !parts.engine && config.unsubscribe.keys.is_empty() {
-        tracing::warn!("unsubscribe.keys is not set here: links that an engine sealed with such a key are refused");
-    }
-}
-
-fn insecure(webhooks: &WebhookSettings) -> Vec<&'static str> {
-    let WebhookSettings { sendgrid, mailgun, postmark, resend, ses } = webhooks;
-    let vendors = [
-        (Vendor::Sendgrid, sendgrid.as_ref().is_some_and(|settings| settings.insecure)),
-        (Vendor::Mailgun, mailgun.as_ref().is_some_and(|settings| settings.insecure)),
-        (Vendor::Postmark, postmark.as_ref().is_some_and(|settings| settings.insecure)),
-        (Vendor::Resend, resend.as_ref().is_some_and(|settings| settings.insecure)),
-        (Vendor::Ses, ses.as_ref().is_some_and(|settings| settings.insecure)),
-    ];
-    vendors.into_iter().filter(|(_, insecure)| *insecure).map(|(vendor, _)| vendor.name()).collect()
 }
 
 /// The engine's world: everything on NATS, the sequences of the configured folder, and these providers.

@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dripline_actors::ports::{Clock, FeedbackDoor, RawFeedback};
 use dripline_domain::Address;
-use dripline_esp::webhooks::{UNSUBSCRIBE, UnsubscribeEvent, UnsubscribeKind as Wish};
+use dripline_esp::webhooks::{UNSUBSCRIBE, UnsubscribeEvent, UnsubscribeKind};
 use dripline_esp::{Recipient, UnsubscribeLinks};
 use governor::Quota;
 use minijinja::value::{Serde, Value};
@@ -97,11 +97,11 @@ async fn ask_on_undo(State(shared): State<Arc<Shared>>, token: Token) -> Respons
 }
 
 async fn unsubscribe_now(State(shared): State<Arc<Shared>>, token: Token, request: Request) -> Response {
-    shared.answer(token, Wish::Unsubscribed, request).await
+    shared.answer(token, UnsubscribeKind::Unsubscribed, request).await
 }
 
 async fn undo(State(shared): State<Arc<Shared>>, token: Token, request: Request) -> Response {
-    shared.answer(token, Wish::Resubscribed, request).await
+    shared.answer(token, UnsubscribeKind::Resubscribed, request).await
 }
 
 /// Under which of the two paths a page is shown. Its buttons lead to the other relatively, so that they work behind any
@@ -116,8 +116,8 @@ enum Place {
 #[derive(Clone, Copy)]
 enum Page {
     Ask,
-    Done(Wish),
-    Failed(Wish),
+    Done(UnsubscribeKind),
+    Failed(UnsubscribeKind),
     UnknownLink,
 }
 
@@ -138,10 +138,10 @@ impl Shared {
 
     /// Whatever the body says: a POST is the person's wish, whether it comes from a form of ours, from a mail program as
     /// `List-Unsubscribe=One-Click` in one of its encodings, or from one that does it differently.
-    async fn answer(&self, token: Token, wish: Wish, request: Request) -> Response {
+    async fn answer(&self, token: Token, wish: UnsubscribeKind, request: Request) -> Response {
         let place = match wish {
-            Wish::Unsubscribed => Place::Link,
-            Wish::Resubscribed => Place::Undo,
+            UnsubscribeKind::Unsubscribed => Place::Link,
+            UnsubscribeKind::Resubscribed => Place::Undo,
         };
         let (parts, body) = request.into_parts();
         let for_person = wants_page(&parts.headers);
@@ -176,7 +176,7 @@ impl Shared {
     }
 
     /// On disk once this returns.
-    async fn keep(&self, wish: Wish, recipient: &Recipient) -> Result<(), Problem> {
+    async fn keep(&self, wish: UnsubscribeKind, recipient: &Recipient) -> Result<(), Problem> {
         let Unsubscribe { door, clock, addresses, .. } = &self.unsubscribe;
         self.limit.check(&recipient.address)?;
         let event = UnsubscribeEvent {
@@ -215,14 +215,16 @@ impl Shared {
         };
         let (name, title, button) = match page {
             Page::Ask => ("ask", "Unsubscribe", button(&unsubscribe, "Unsubscribe", false)),
-            Page::Done(Wish::Unsubscribed) => ("unsubscribed", "You are unsubscribed", button(&undo, "Undo", true)),
-            Page::Done(Wish::Resubscribed) => {
+            Page::Done(UnsubscribeKind::Unsubscribed) => {
+                ("unsubscribed", "You are unsubscribed", button(&undo, "Undo", true))
+            }
+            Page::Done(UnsubscribeKind::Resubscribed) => {
                 ("resubscribed", "You are subscribed again", button(&unsubscribe, "Unsubscribe", true))
             }
-            Page::Failed(Wish::Unsubscribed) => {
+            Page::Failed(UnsubscribeKind::Unsubscribed) => {
                 ("failed", "That did not work yet", button(&unsubscribe, "Try again to unsubscribe", false))
             }
-            Page::Failed(Wish::Resubscribed) => {
+            Page::Failed(UnsubscribeKind::Resubscribed) => {
                 ("failed", "That did not work yet", button(&undo, "Try again to undo", false))
             }
             Page::UnknownLink => ("unknown", "This link does not work", None),
@@ -255,10 +257,10 @@ impl Shared {
 }
 
 /// For a mail program.
-fn done(wish: Wish) -> impl IntoResponse {
+fn done(wish: UnsubscribeKind) -> impl IntoResponse {
     let text = match wish {
-        Wish::Unsubscribed => "You are unsubscribed.\n",
-        Wish::Resubscribed => "You are subscribed again.\n",
+        UnsubscribeKind::Unsubscribed => "You are unsubscribed.\n",
+        UnsubscribeKind::Resubscribed => "You are subscribed again.\n",
     };
     ([(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")], text)
 }

@@ -63,6 +63,9 @@ async fn the_link_in_an_email_unsubscribes_by_one_click_and_the_page_takes_it_ba
     assert_eq!((&event["kind"], &event["address"]), (&"unsubscribed".into(), &"jane@example.com".into()));
     assert_eq!(event["sendKey"].as_str().unwrap().len(), 32, "{event}");
 
+    let lead = system.until_status("jane=40example.com", "UNSUBSCRIBED").await;
+    assert_eq!(lead["history"].as_array().unwrap().last().unwrap()["event"], "unsubscribed", "{lead:#}");
+
     let undone = press(&system, &format!("{link}/undo")).await;
     assert!(undone.text().await.unwrap().contains("You are subscribed again"));
     let later = told().await;

@@ -17,6 +17,9 @@ use super::settings::MailgunSettings;
 use super::tokens::UsedTokens;
 use crate::BuildError;
 
+/// Most tokens remembered of one generation. Two together take about 40 MB.
+const TOKENS: usize = 500_000;
+
 /// HMAC-SHA256 in hex over the timestamp and the token, all of which stand in the body.
 /// <https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks>
 ///
@@ -59,7 +62,7 @@ impl Verifier {
             let key = BuildError::unless_set(settings.signing_key.expose(), SETTING)?;
             Hmac::new_from_slice(key.as_bytes()).ok()
         };
-        Ok(Self { key, max_age: settings.max_age, used: UsedTokens::new(settings.max_age + AHEAD) })
+        Ok(Self { key, max_age: settings.max_age, used: UsedTokens::new(settings.max_age + AHEAD, TOKENS) })
     }
 
     pub fn verify(&self, body: &[u8], now: Timestamp) -> Result<(), WebhookError> {

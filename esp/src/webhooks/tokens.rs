@@ -6,15 +6,13 @@ use std::time::Duration;
 use dripline_domain::Timestamp;
 use sha2::{Digest, Sha256};
 
-/// Most tokens of one generation; of two together, about 40 MB.
-const MOST: usize = 500_000;
-
 /// The tokens that were used, each with what it was used for.
 ///
 /// Kept in two generations, so that forgetting costs nothing: a token is remembered for one lifetime at least and two at
-/// the most. Where more come than [`MOST`] in a lifetime, the oldest are forgotten before their time.
+/// the most. Where more come in a lifetime than a generation may hold, the oldest are forgotten before their time.
 pub(super) struct UsedTokens {
     lifetime: Duration,
+    most: usize,
     generations: Mutex<Generations>,
 }
 
@@ -26,9 +24,9 @@ struct Generations {
 }
 
 impl UsedTokens {
-    /// Remembers each token for `lifetime` at least.
-    pub fn new(lifetime: Duration) -> Self {
-        Self { lifetime, generations: Mutex::default() }
+    /// Remembers each token for `lifetime` at least, in generations of `most`.
+    pub fn new(lifetime: Duration, most: usize) -> Self {
+        Self { lifetime, most, generations: Mutex::default() }
     }
 
     /// Whether this token was not used for anything else before; it is now used for this.
@@ -36,7 +34,7 @@ impl UsedTokens {
         let (token, for_what) = (digest(token.as_bytes()), digest(for_what));
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         let began = *generations.began.get_or_insert(now);
-        if now.since(began) > self.lifetime || generations.current.len() >= MOST {
+        if now.since(began) > self.lifetime || generations.current.len() >= self.most {
             generations.previous = mem::take(&mut generations.current);
             generations.began = Some(now);
         }
@@ -59,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_token_is_good_for_one_event_for_as_long_as_it_is_remembered() {
-        let tokens = UsedTokens::new(Duration::from_secs(10));
+        let tokens = UsedTokens::new(Duration::from_secs(10), 100);
         let at = |second: i64| Timestamp::from_millis(second * 1_000);
         assert!(tokens.claim("a", b"delivered", at(0)));
         assert!(tokens.claim("a", b"delivered", at(1)), "the same once more");
@@ -71,11 +69,11 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let tokens = UsedTokens::new(Duration::from_secs(10));
-        for token in 0..MOST * 2 + 10 {
+        let tokens = UsedTokens::new(Duration::from_secs(10), 100);
+        for token in 0..250 {
             assert!(tokens.claim(&token.to_string(), b"", Timestamp::from_millis(0)));
         }
         let generations = tokens.generations.lock().unwrap();
-        assert!(generations.current.len() <= MOST && generations.previous.len() <= MOST);
+        assert_eq!((generations.current.len(), generations.previous.len()), (50, 100));
     }
 }

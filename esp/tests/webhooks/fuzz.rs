@@ -137,7 +137,7 @@ fn places(value: &Value, at: &str, found: &mut Vec<String>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn any_bytes_are_survived(vendor in vendor(), bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -198,19 +198,19 @@ proptest! {
 fn deep_and_large_documents_take_no_more_than_their_size() {
     let began = Instant::now();
     for document in [
-        "[".repeat(1 << 20),
-        format!("{}{}", "[".repeat(1 << 18), "]".repeat(1 << 18)),
-        format!("[{}1{}]", "{\"a\":".repeat(1 << 17), "}".repeat(1 << 17)),
-        format!("{}1{}", "{\"a\":".repeat(1 << 17), "}".repeat(1 << 17)),
-        format!("{{\"event\":\"{}\"}}", "x".repeat(1 << 20)),
-        format!("[{}0]", "0,".repeat(1 << 19)),
-        format!("{{{}\"a\":0}}", "\"a\":0,".repeat(1 << 17)),
+        "[".repeat(1 << 17),
+        format!("{}{}", "[".repeat(1 << 16), "]".repeat(1 << 16)),
+        format!("[{}1{}]", "{\"a\":".repeat(1 << 15), "}".repeat(1 << 15)),
+        format!("{}1{}", "{\"a\":".repeat(1 << 15), "}".repeat(1 << 15)),
+        format!("{{\"event\":\"{}\"}}", "x".repeat(1 << 17)),
+        format!("[{}0]", "0,".repeat(1 << 16)),
+        format!("{{{}\"a\":0}}", "\"a\":0,".repeat(1 << 15)),
     ] {
         for vendor in Vendor::ALL {
             let _ = Webhooks.read(vendor.name(), document.as_bytes());
             let _ = receive(vendor.name(), &[], document.clone());
         }
     }
-    // A minute is a hundred times what it takes, on a machine that has other things to do too.
+    // Work that grows with the square of the size would take far longer. A minute is for a machine that is busy.
     assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
 }

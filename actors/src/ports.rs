@@ -479,9 +479,10 @@ pub struct Control {
 pub trait Controls: Send + Sync + 'static {
     /// Why this is held back, if it is: a look into memory. A change is here shortly after it is on disk.
     fn paused(&self, what: Controlled<'_>) -> Option<Control>;
-    /// Holds it back, or lets it go on; whether that changed anything. In the journal, then on disk when it returns. A
-    /// change that is older than the last one changes nothing.
+    /// Holds it back, or lets it go on; whether that changed anything. In the journal, then on disk when it returns.
     async fn change(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError>;
+    /// The same, unless somebody has changed it since this control's time.
+    async fn change_unless_newer(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError>;
 }
 
 /// A place in the journal.

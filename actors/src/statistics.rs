@@ -160,7 +160,7 @@ impl StatisticsArguments {
             return Ok(());
         }
         let control = Control { paused: true, reason: reason.clone(), by: GUARD.to_owned(), timestamp };
-        if self.controls.change(what, &control).await? {
+        if self.controls.change_unless_newer(what, &control).await? {
             self.alerts.raise(&Alert::SequencePaused { sequence: sequence.to_owned(), reason });
         }
         Ok(())

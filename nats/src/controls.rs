@@ -59,6 +59,36 @@ impl JetStreamControls {
         })
     }
 
+    async fn change_if(
+        &self,
+        what: Controlled<'_>,
+        control: &Control,
+        may: impl Fn(&Control) -> bool,
+    ) -> Result<bool, StoreError> {
+        let key = what.to_string();
+        let value = serde_json::to_vec(control).map_err(unavailable)?;
+        for tried in 0..TRIES {
+            let (before, revision) = self.read(&key).await?;
+            let changes = match before {
+                Some(before) => before.paused != control.paused && may(&before),
+                None => control.paused,
+            };
+            if !changes {
+                return Ok(false);
+            }
+            // First the journal: rather a line too many than a change that nobody knows of. And the guard's new window
+            // begins before the first email that is sent in it.
+            if tried == 0 {
+                self.journal(what, control).await?;
+            }
+            match self.bucket.update(&key, value.clone().into(), revision).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+        Err(StoreError::Unavailable(format!("{key} is being changed by somebody else").into()))
+    }
     async fn journal(&self, what: Controlled<'_>, control: &Control) -> Result<(), StoreError> {
         let sequence = match what {
             Controlled::Sequence(name) => name.to_owned(),
@@ -98,29 +128,11 @@ impl Controls for JetStreamControls {
     }
 
     async fn change(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError> {
-        let key = what.to_string();
-        let value = serde_json::to_vec(control).map_err(unavailable)?;
-        for tried in 0..TRIES {
-            let (before, revision) = self.read(&key).await?;
-            let changes = match before {
-                Some(before) => before.paused != control.paused && before.timestamp < control.timestamp,
-                None => control.paused,
-            };
-            if !changes {
-                return Ok(false);
-            }
-            // First the journal: rather a line too many than a change that nobody knows of. And the guard's new window
-            // begins before the first email that is sent in it.
-            if tried == 0 {
-                self.journal(what, control).await?;
-            }
-            match self.bucket.update(&key, value.clone().into(), revision).await {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
-                Err(error) => return Err(unavailable(error)),
-            }
-        }
-        Err(StoreError::Unavailable(format!("{key} is being changed by somebody else").into()))
+        self.change_if(what, control, |_| true).await
+    }
+
+    async fn change_unless_newer(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError> {
+        self.change_if(what, control, |before| before.timestamp < control.timestamp).await
     }
 }
 

@@ -1,7 +1,7 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::jetstream::stream::{DirectGetErrorKind, State, Stream};
 use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_actors::ports::{Journal, JournalMessage, JournalPosition, Source, StoreError};
@@ -24,16 +24,12 @@ impl JetStreamJournal {
         Self { stream }
     }
 
-    async fn first(&self) -> Result<u64, StoreError> {
-        Ok(self.state().await?.first_sequence)
-    }
-
     /// Whether the journal still has its first message: a replay of another is not the whole.
     pub async fn reaches_back(&self) -> Result<bool, StoreError> {
-        Ok(self.first().await? <= 1)
+        Ok(self.state().await?.first_sequence <= 1)
     }
 
-    async fn state(&self) -> Result<async_nats::jetstream::stream::State, StoreError> {
+    async fn state(&self) -> Result<State, StoreError> {
         Ok(self.stream.get_info().await.map_err(unavailable)?.state)
     }
 }

@@ -229,7 +229,7 @@ fn what_is_wrong_in_a_variable_is_one_line_with_its_name() {
         (
             "DRIPLINE_ESP_RATE",
             "5",
-            "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, webhooks, unsubscribe, engine, retry, feedback, log",
+            "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, webhooks, unsubscribe, engine, retry, feedback, guard, statistics, outgoing_webhooks, log",
         ),
         ("DRIPLINE_", "5", "DRIPLINE_: unknown key"),
         (
@@ -430,5 +430,34 @@ fn every_fault_of_the_sequences_is_told_with_its_place() {
         let (report, text) = check(&files, toml);
         assert!(!report.is_good());
         assert!(text.contains(expected), "{text}\nhas not\n{expected}");
+    }
+}
+
+#[test]
+fn an_outgoing_webhook_that_cannot_work_is_told_with_its_place_and_its_secret_is_never_shown() {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let webhook = |name: &str, url: &str, secret: &str, more: &str| {
+        format!("[[outgoing_webhooks]]\nname = \"{name}\"\nurl = \"{url}\"\nsecret = \"{secret}\"\n{more}\n")
+    };
+    let good = webhook("crm", "https://crm.acme.example/hook", secret, "events = [\"sent\", \"sequence_paused\"]");
+    let loaded = Setting::new(&good).load().unwrap();
+    assert_eq!(loaded.config.outgoing_webhooks[0].events.as_ref().map(Vec::len), Some(2));
+    for json in [true, false] {
+        let report = loaded.report(json);
+        assert!(report.contains("crm.acme.example") && !report.contains("MfKQ"), "{report}");
+    }
+    for (toml, names) in [
+        (webhook("CRM", "https://a.example", secret, ""), ["outgoing_webhooks.0.name", "`CRM`"]),
+        (good.clone() + &good, ["outgoing_webhooks.1.name", "twice"]),
+        (webhook("crm", "crm.example", secret, ""), ["outgoing_webhooks.0", "`crm.example`"]),
+        (webhook("crm", "https://a.example", "whsec_short", ""), ["outgoing_webhooks.0", "24 to 64"]),
+        (webhook("crm", "https://a.example", secret, "events = []"), ["outgoing_webhooks.0.events", "leave it out"]),
+        (webhook("crm", "https://a.example", secret, "events = [\"snet\"]"), ["outgoing_webhooks.0.events", "`snet`"]),
+        ("[guard]\nbounce_limit = 5".to_owned(), ["guard.bounce_limit", "0.05"]),
+        ("[guard]\nwindow = \"1s\"".to_owned(), ["guard.window", "1m"]),
+    ] {
+        let error = Setting::new(&toml).error();
+        assert!(names.iter().all(|name| error.contains(name)), "{error}");
+        assert!(!error.contains("whsec_short"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
 //! What a subscriber to the journal's events gets.
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Bytes;
@@ -143,7 +144,7 @@ fn line(event: &str) -> Value {
 }
 
 async fn journal(system: &System, id: &str, lines: &[Value]) {
-    let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let lines = lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     system.server.cli(["pub", "-J", &format!("journal.{id}"), &lines]).await.unwrap();
 }
 
@@ -202,4 +203,51 @@ async fn an_event_that_is_refused_is_tried_again_alone_and_gone_ends_it_until_it
     let mut last = crm.taken().split_off(3);
     last.sort();
     assert_eq!(last, ["dripline.clicked", "dripline.unsubscribed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_event_is_missed_when_the_server_and_the_engine_are_killed() {
+    const LEADS: usize = 100;
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_ESP__RATE", "40");
+    let crm = Subscriber::start(&[]).await;
+    subscribed(&system, &[("crm", &crm.url, "")]);
+    let mut dripline = system.start("run").await;
+    for number in 0..LEADS {
+        system
+            .http
+            .post(system.gateway("/v1/leads"))
+            .json(&json!({"email": format!("lead-{number}@example.com")}))
+            .send()
+            .await
+            .unwrap();
+    }
+    crm.until_taken(&system, 150).await;
+    system.server.restart().await.unwrap();
+    system.until_accepted(150).await;
+    dripline.kill().await.unwrap();
+    let _dripline = system.start("run").await;
+    system.until_all(LEADS, "COMPLETED").await;
+
+    // What the journal holds, by the ids that an event of it is posted under.
+    let mut wanted = BTreeSet::new();
+    let (mut message, mut number) = (String::new(), 0);
+    for line in system.journal().await.lines() {
+        if let Some(id) = line.strip_prefix("journal.") {
+            (message, number) = (id.to_owned(), 0);
+            continue;
+        }
+        let event = json_of(line.as_bytes())["event"].clone();
+        if event != "sending" && event != "asked" {
+            wanted.insert(format!("{message}-{number}"));
+        }
+        number += 1;
+    }
+    assert!(wanted.len() >= LEADS * 5, "{}", wanted.len());
+    let taken = || crm.posts().iter().map(|(_, headers, _)| id_of(headers)).collect::<BTreeSet<_>>();
+    let all = until("every event is taken", async || taken() == wanted);
+    if let Err(error) = all.await {
+        let missing: Vec<_> = wanted.difference(&taken()).cloned().collect();
+        panic!("{error}: {missing:?}\n{}", system.log());
+    }
 }

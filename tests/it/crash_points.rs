@@ -110,6 +110,7 @@ async fn a_crash_while_an_unsubscribe_is_taken_in_neither_loses_it_nor_lets_an_e
             system.waiting("FEEDBACK", "feedback").await == 0 && system.depth("TIMERS").await == 0
         });
         settled.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
+        let jane = system.document("jane=40example.com").await.unwrap();
         let unsubscribed =
             jane["history"].as_array().unwrap().iter().filter(|it| it["event"] == "unsubscribed").count();
         assert_eq!(unsubscribed, 1, "{at}: {jane:#}");

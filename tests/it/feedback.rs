@@ -170,7 +170,7 @@ async fn an_event_that_cannot_be_read_is_kept_with_the_reason() {
     let mut reasons = String::new();
     let kept = until("both are in REJECTED", async || {
         let rejected = system.rejected("invalid_feedback").await;
-        reasons = rejected.iter().map(|(reason, _)| format!("{reason}\n")).collect();
+        reasons = rejected.iter().map(|(reason, _)| reason.as_str()).collect::<Vec<_>>().join("\n");
         rejected.len() == 2
     });
     kept.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));

@@ -6,12 +6,12 @@
 
 mod breaker;
 mod committer;
-mod counters;
 mod crash_point;
 mod engine;
 mod intake;
 mod leads;
 mod limiter;
+pub mod metrics;
 pub mod ports;
 mod presence;
 mod provider;
@@ -24,7 +24,6 @@ use std::fmt;
 
 pub use breaker::BreakerLimits;
 pub use committer::CommitError;
-pub use counters::{Counters, Counts};
 pub use engine::{Engine, Ports, Settings, StartError};
 pub use intake::TimerPayload;
 pub use leads::LeadLimits;

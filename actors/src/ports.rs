@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dripline_domain::{Address, Email, Feedback, Lead, LeadKey, Outcome, Sequence, Timestamp};
+use dripline_domain::{Address, Email, Feedback, Lead, LeadKey, LeadStatus, Outcome, Sequence, Timestamp};
 use futures_util::stream::BoxStream;
 
 /// The cause of a port's failure, kept for the log.
@@ -315,8 +315,8 @@ impl Rejection {
 /// What stands in the buckets and the timers, for the sweeper; read from headers and subjects alone.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
-    /// The leads that wait for something and have neither a timer nor a fired one in the queue.
-    async fn without_timer(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError>;
+    /// Every lead.
+    async fn scan(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError>;
     /// Resolves when the connection to the server was lost and came back.
     async fn reconnected(&self);
 }
@@ -330,6 +330,10 @@ pub struct Scanned {
     pub next_action: Option<Timestamp>,
     /// Its generation, for the timer.
     pub generation: u64,
+    /// Where it is; none where another client wrote the document.
+    pub status: Option<LeadStatus>,
+    /// Whether it has a timer, pending, or fired and in the queue.
+    pub has_timer: bool,
 }
 
 /// Which engine processes are alive.

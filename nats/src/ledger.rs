@@ -11,7 +11,7 @@ use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex, watch};
 
 use crate::key_hash::key_hash;
-use crate::store::{GENERATION_HEADER, KV_OPERATION, NEXT_HEADER};
+use crate::store::{GENERATION_HEADER, KV_OPERATION, NEXT_HEADER, STATUS_HEADER};
 use crate::topology::{LEADS_BUCKET_SUBJECT, TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 
 /// What the sweeper reads: the subjects of `TIMERS`, and the headers of `leads`.
@@ -48,7 +48,7 @@ impl JetStreamLedger {
 
 #[async_trait]
 impl Ledger for JetStreamLedger {
-    async fn without_timer(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError> {
+    async fn scan(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError> {
         let with_timer = self.with_timer().await?;
         let consumer = self
             .leads
@@ -64,23 +64,16 @@ impl Ledger for JetStreamLedger {
             return Ok(stream::empty().boxed());
         }
         let messages = consumer.messages().await.map_err(|error| StoreError::Unavailable(error.into()))?;
-        let scanned = stream::unfold(Some(messages), |messages| async move {
-            let mut messages = messages?;
+        let scanned = stream::unfold(Some((messages, with_timer)), |scan| async move {
+            let (mut messages, with_timer) = scan?;
             let read = match messages.next().await? {
-                Ok(message) => read(&message),
+                Ok(message) => read(&message, &with_timer),
                 Err(error) => Err(StoreError::Unavailable(error.into())),
             };
             let last = read.as_ref().map_or(true, |(_, pending)| *pending == 0);
-            Some((read.map(|(scanned, _)| scanned), (!last).then_some(messages)))
+            Some((read.map(|(scanned, _)| scanned), (!last).then_some((messages, with_timer))))
         });
-        Ok(scanned
-            .try_filter_map(move |scanned| {
-                let wanted = scanned.filter(|scanned| {
-                    scanned.next_action.is_some() && !with_timer.contains(&key_hash(scanned.key.as_str()))
-                });
-                std::future::ready(Ok(wanted))
-            })
-            .boxed())
+        Ok(scanned.try_filter_map(|scanned| std::future::ready(Ok(scanned))).boxed())
     }
 
     async fn reconnected(&self) {
@@ -92,16 +85,18 @@ impl Ledger for JetStreamLedger {
 }
 
 /// One lead as its headers show it, none where the message is no lead of ours; and how many are still to come.
-fn read(message: &Message) -> Result<(Option<Scanned>, u64), StoreError> {
+fn read(message: &Message, with_timer: &HashSet<u64>) -> Result<(Option<Scanned>, u64), StoreError> {
     let pending = message.info().map_err(StoreError::Unavailable)?.pending;
     let headers = message.headers.as_ref();
     let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
     let key = message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).map(LeadKey::parse);
     let scanned = match key {
         Some(Ok(key)) if header(KV_OPERATION).is_none() => Some(Scanned {
+            has_timer: with_timer.contains(&key_hash(key.as_str())),
             key,
             next_action: header(NEXT_HEADER).and_then(|text| text.parse().ok()).map(Timestamp::from_millis),
             generation: header(GENERATION_HEADER).and_then(|text| text.parse().ok()).unwrap_or(0),
+            status: header(STATUS_HEADER).and_then(|text| text.parse().ok()),
         }),
         Some(Ok(_)) | None => None,
         Some(Err(error)) => {

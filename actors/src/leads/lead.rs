@@ -237,6 +237,7 @@ impl LeadState {
         let services = Arc::clone(&self.services);
         let Some(lead) = self.lead().await? else { return Ok(()) };
         let Some(enrolment) = lead.enrolment(id) else { return Ok(()) };
+        let due = enrolment.state.next_action();
         let Some(sequence) = services.sequence_of(enrolment).await? else {
             let SequenceRef { name, version } = &enrolment.sequence;
             let fail = StepEvent::Fail(format!("there is no version {version} of sequence `{name}`"));
@@ -258,6 +259,7 @@ impl LeadState {
             answer_within: services.answer_within,
         };
         let Decided::Send(attempt) = self.decide_step(id, &begin).await? else { return Ok(()) };
+        services.metrics.scheduler_lag.record(services.clock.now().since(due.unwrap_or(attempt.started_at)));
         // 6: the call. The intent's commit may have taken long: whoever said no meanwhile is not called.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
         if let Some(why_not) = self.says_no(&email).await {
@@ -443,7 +445,7 @@ impl LeadState {
         let effects = match self.commit(transition).await {
             Ok(effects) => effects,
             Err(CommitError::Conflict) => {
-                self.services.counters.conflicted();
+                self.services.metrics.conflicts.increment(1);
                 self.document = Document::Unread;
                 return Ok(Decided::Overtaken);
             }
@@ -483,7 +485,7 @@ impl LeadState {
         let lines = journal.iter().filter_map(|entry| journal_line(&lead, entry)).collect();
         let revision = self.services.committer.commit(put, lines).await?;
         for entry in &journal {
-            self.services.counters.count(entry);
+            self.services.metrics.happened(entry);
             tracing::info!(
                 lead_id = %lead.lead_id, sequence = entry.sequence, step = entry.step, attempt = entry.attempt,
                 event = ?entry.event, reason = entry.reason, "lead changed"

@@ -6,6 +6,7 @@ pub mod config;
 mod dev;
 pub mod gateway;
 mod lead;
+pub mod metrics;
 mod rejected;
 pub mod service;
 mod suppression;

@@ -14,13 +14,15 @@ use dripline_domain::{DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, Ti
 use dripline_esp::{Mailgun, MinijinjaComposer, Outbox, Postmark, Resend, SendGrid, Smtp};
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
-    Connections, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger, JetStreamPresence,
+    Connections, Figures, JetStreamFrontDoor, JetStreamInbox, JetStreamLeadStore, JetStreamLedger, JetStreamPresence,
     JetStreamRejected, JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection, SequenceBook, SuppressionList,
 };
 use tokio::net::TcpListener;
 
 use crate::config::{Config, Esp as EspSettings, Loaded, Provider, check_sequences};
 use crate::gateway;
+use crate::gateway::health::{QueueCheck, ReadyCheck};
+use crate::metrics::{self, Served};
 use crate::telemetry::Addresses;
 
 /// On a stop: so long for what is in flight, then the rest is left to redelivery.
@@ -84,6 +86,7 @@ pub(crate) struct Running {
     connections: Connections,
     engine: Option<Engine>,
     gateway: Option<(tokio::task::JoinHandle<std::io::Result<()>>, tokio::sync::oneshot::Sender<()>)>,
+    metrics: Option<Served>,
     /// Where the gateway listens.
     pub(crate) address: Option<std::net::SocketAddr>,
     /// The way in, as the gateway has it.
@@ -93,6 +96,8 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) async fn start(loaded: &Loaded, parts: Parts, esps: Option<Vec<Arc<dyn Esp>>>) -> anyhow::Result<Self> {
         let config = &loaded.config;
+        // Before anything is there to be measured.
+        let recorder = config.metrics.listen.map(|listen| anyhow::Ok((listen, metrics::install()?))).transpose()?;
         let owner = owner();
         let connections = connect(config, &format!("dripline {owner}")).await?;
         let context = Connections::jetstream(&connections.general);
@@ -131,7 +136,15 @@ impl Running {
             tracing::info!(address = ?address, "the gateway listens");
             gateway = Some((serving, stop));
         }
-        Ok(Self { connections, engine, gateway, address, front_door })
+        let metrics = match recorder {
+            Some((listen, recorder)) => {
+                let figures = Figures::new(context.clone());
+                let checks: Vec<Arc<dyn ReadyCheck>> = vec![Arc::new(QueueCheck(Arc::clone(&front_door)))];
+                Some(Served::start(listen, recorder, checks, figures, Arc::new(SystemClock)).await?)
+            }
+            None => None,
+        };
+        Ok(Self { connections, engine, gateway, metrics, address, front_door })
     }
 
     pub(crate) async fn until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
@@ -160,9 +173,12 @@ impl Running {
             }
         }
         if let Some(engine) = self.engine.take() {
-            let counters = Arc::clone(engine.counters());
             engine.stop(PATIENCE).await;
-            tracing::info!(counts = ?counters.read(), "the engine has stopped");
+            tracing::info!("the engine has stopped");
+        }
+        // To the end, so that what happens on a stop can be seen.
+        if let Some(metrics) = self.metrics.take() {
+            metrics.stop().await;
         }
         self.connections.flush().await;
         Ok(())

@@ -186,6 +186,7 @@ impl Engine {
                     let arguments = SweeperArguments {
                         ledger: Arc::clone(&ports.ledger),
                         timers: Arc::clone(&ports.timers),
+                        clock: Arc::clone(&ports.clock),
                         metrics: Arc::clone(&metrics),
                         every,
                         stopping: stopped.clone(),

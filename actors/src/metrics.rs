@@ -51,8 +51,7 @@ impl Metric {
 }
 
 /// From a commit on a fast disk to a call that times out, in seconds.
-pub const DURATIONS: &[f64] =
-    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+pub const DURATIONS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// From a timer that is on time to a backlog of hours, in seconds.
 const LAGS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0];
 /// Up to a full batch.
@@ -115,8 +114,7 @@ const TIMERS_MENDED: Metric =
     Metric::counter("dripline_timers_mended_total", "Timers that the sweeper found missing and set again.");
 const SWEPT: Metric =
     Metric::gauge("dripline_last_sweep_timestamp_seconds", "When the sweeper last read every lead, in Unix time.");
-const LEADS: Metric =
-    Metric::gauge("dripline_leads", "Leads by status, as this process's sweeper last counted them.");
+const LEADS: Metric = Metric::gauge("dripline_leads", "Leads by status, as this process's sweeper last counted them.");
 const ENGINES: Metric = Metric::gauge("dripline_engines", "Engines that are alive, as this process sees them.");
 
 /// Everything that the engine measures.
@@ -143,7 +141,7 @@ pub const ENGINE: &[Metric] = &[
     ENGINES,
 ];
 
-/// One of the variants of a closed enum is counted, by its name.
+/// A handle for each variant of a closed enum, by its name.
 struct ByName<H>(HashMap<&'static str, H>);
 
 impl<H> ByName<H> {

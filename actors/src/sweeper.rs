@@ -5,15 +5,16 @@
 use std::collections::HashMap;
 use std::future::ready;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use dripline_domain::Timestamp;
 use futures_util::{StreamExt, TryStreamExt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use crate::Chain;
 use crate::metrics::Metrics;
-use crate::ports::{Ledger, Scanned, StoreError, Timers};
+use crate::ports::{Clock, Ledger, Scanned, StoreError, Timers};
 
 /// Timers that are being set at a time: bounds memory and the load on the server.
 const AT_ONCE: usize = 256;
@@ -29,6 +30,7 @@ pub(crate) struct SweeperActor;
 pub(crate) struct SweeperArguments {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) timers: Arc<dyn Timers>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) every: Duration,
     pub(crate) stopping: watch::Receiver<bool>,
@@ -106,7 +108,7 @@ impl SweeperArguments {
         }
         drop(set);
         self.metrics.counted(&leads);
-        self.metrics.swept.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        self.metrics.swept.set(self.clock.now().since(Timestamp::from_millis(0)));
         Ok(mended)
     }
 }

@@ -3,6 +3,7 @@
 
 mod batch;
 mod connect;
+mod figures;
 mod front_door;
 mod inbox;
 mod key_hash;
@@ -19,6 +20,7 @@ mod timers;
 pub mod topology;
 
 pub use connect::{CommitConnection, ConnectError, Connections, Login, connect};
+pub use figures::{ConsumerFigures, Figures, StreamFigures};
 pub use front_door::JetStreamFrontDoor;
 pub use inbox::JetStreamInbox;
 pub use ledger::JetStreamLedger;

@@ -29,6 +29,8 @@ pub struct Config {
     pub retry: Retry,
     /// What is logged, and how.
     pub log: Log,
+    /// What is measured, and where it is served.
+    pub metrics: Metrics,
 }
 
 /// How to reach NATS. At most one of user and password, `nkey_seed`, and `creds_file`.
@@ -331,4 +333,14 @@ pub enum LogFormat {
     Pretty,
     /// For machines: one JSON object a line.
     Json,
+}
+
+/// What is measured, and where it is served.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// `DRIPLINE_METRICS__LISTEN`: where `/metrics`, `/healthz` and `/readyz` are served, for every kind of process.
+    /// Nothing is measured without it. Nobody is asked for a key there, so it should not be open to the internet.
+    #[serde(with = "units::listen_if_set")]
+    pub listen: Option<SocketAddr>,
 }

@@ -5,7 +5,7 @@ use dripline_domain::check_region;
 use tracing_subscriber::EnvFilter;
 
 use super::units::duration;
-use super::{ConfigError, Engine, Esp, Gateway, Loaded, Log, Nats, Provider, Retry, Sequences};
+use super::{ConfigError, Engine, Esp, Gateway, Loaded, Log, Metrics, Nats, Provider, Retry, Sequences};
 
 type Checked = Result<(), ConfigError>;
 
@@ -21,7 +21,8 @@ pub fn validate(loaded: &Loaded) -> Checked {
     gateway(loaded, &config.gateway)?;
     engine(loaded, &config.engine, &config.esp)?;
     retry(loaded, &config.retry)?;
-    log(loaded, &config.log)
+    log(loaded, &config.log)?;
+    metrics(loaded, &config.metrics, &config.gateway)
 }
 
 /// `key` must hold; otherwise `message` says what would.
@@ -201,6 +202,14 @@ fn retry(loaded: &Loaded, retry: &Retry) -> Checked {
 
 fn log(loaded: &Loaded, log: &Log) -> Checked {
     filter(&log.level).map_err(|message| loaded.wrong("log.level", message))
+}
+
+fn metrics(loaded: &Loaded, metrics: &Metrics, gateway: &Gateway) -> Checked {
+    // Port 0 is a free one, another each time.
+    let same = metrics.listen.is_some_and(|listen| listen.port() != 0 && listen == gateway.listen);
+    ensure(loaded, "metrics.listen", !same, || {
+        format!("`{}` is where the gateway listens; take another port", gateway.listen)
+    })
 }
 
 /// Whether this says which events are logged.

@@ -22,6 +22,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware;
 use axum::routing::post;
 use axum::serve::ListenerExt;
 use dripline_actors::ports::FrontDoor;
@@ -35,8 +36,8 @@ use self::health::{QueueCheck, ReadyCheck};
 use self::leads::RefusalLog;
 pub use self::leads::is_source;
 use self::problem::Problem;
-use crate::config;
 use crate::telemetry::Addresses;
+use crate::{config, metrics};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -102,7 +103,8 @@ pub fn router(gateway: Gateway) -> Router {
         .with_state(Arc::new(shared))
         .merge(health::router(checks))
         .fallback(async || Problem::not_found())
-        .method_not_allowed_fallback(async || Problem::method_not_allowed());
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(middleware::from_fn(metrics::observe));
     match cors(&settings.cors_origins) {
         Some(cors) => router.layer(cors),
         None => router,

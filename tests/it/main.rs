@@ -10,6 +10,7 @@ mod crash_points;
 mod delivery;
 mod faults;
 mod lead;
+mod metrics;
 mod processes;
 mod rejected;
 mod supervision;

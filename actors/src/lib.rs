@@ -18,6 +18,7 @@ mod provider;
 mod pump;
 mod slot;
 mod sweeper;
+pub mod trace;
 
 use std::error::Error;
 use std::fmt;

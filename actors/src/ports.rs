@@ -218,6 +218,8 @@ pub struct Delivery {
     pub content_type: Option<String>,
     /// Its `Nats-Msg-Id`: what its sender says makes two messages one.
     pub message_id: Option<String>,
+    /// The trace that it belongs to, by its header [`crate::trace::HEADER`].
+    pub trace: Option<String>,
     /// Its sequence number in its stream.
     pub sequence: u64,
     /// When its stream took it.
@@ -383,6 +385,8 @@ pub struct Submission {
     pub content_type: &'static str,
     /// Two submissions with the same id, minutes apart, are one (`Nats-Msg-Id`).
     pub id: Option<String>,
+    /// The trace that it belongs to; see [`crate::trace::current`].
+    pub trace: Option<String>,
 }
 
 /// Why a lead was not taken: the source must try again.

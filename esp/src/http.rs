@@ -164,8 +164,9 @@ impl Http {
     }
 }
 
-/// rustls leaves the choice of cryptography to the program. Whoever chose first stays.
-fn install_tls() {
+/// rustls leaves the choice of cryptography to the program: to be called before anything speaks TLS. Whoever chose first
+/// stays.
+pub fn install_tls() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();

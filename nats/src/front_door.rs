@@ -7,6 +7,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, HeaderMap};
 use async_trait::async_trait;
 use dripline_actors::ports::{FrontDoor, FrontDoorError, Submission};
+use dripline_actors::trace;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::batch::{self, BatchError, BatchMessage, publish_batch};
@@ -135,6 +136,9 @@ fn message(lead: &Submission) -> BatchMessage {
     headers.insert("Content-Type", lead.content_type);
     if let Some(id) = &lead.id {
         headers.insert(NATS_MESSAGE_ID, id.as_str());
+    }
+    if let Some(trace) = &lead.trace {
+        headers.insert(trace::HEADER, trace.as_str());
     }
     BatchMessage { subject, headers, payload: lead.payload.clone() }
 }

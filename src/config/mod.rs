@@ -20,7 +20,9 @@ use figment::providers::Serialized;
 
 pub use self::error::ConfigError;
 pub use self::sequence_check::{SequenceReport, check_sequences, read_sequences};
-pub use self::settings::{Config, Engine, Esp, Gateway, Log, LogFormat, Metrics, Nats, Provider, Retry, Sequences};
+pub use self::settings::{
+    Config, Engine, Esp, Gateway, Log, LogFormat, Metrics, Nats, Provider, Retry, Sequences, Telemetry,
+};
 use self::sources::{ConfigFile, Variable};
 use crate::telemetry::FILTER_VARIABLE;
 

@@ -146,6 +146,14 @@ fn what_is_wrong_in_the_file_is_one_line_with_file_key_and_remedy() {
             "dripline.toml: gateway.listen: `8080` is not an address and a port; write \"127.0.0.1:8080\", or \"0.0.0.0:8080\" for all",
         ),
         (
+            "[telemetry]\notlp_endpoint = \"collector:4318\"",
+            "dripline.toml: telemetry.otlp_endpoint: `collector:4318` is not a web address; write \"http://127.0.0.1:4318\"",
+        ),
+        (
+            "[telemetry]\nsample_ratio = 10",
+            "dripline.toml: telemetry.sample_ratio: `10` is not from 0 to 1; write 0.1 to send a tenth of the traces",
+        ),
+        (
             "[metrics]\nlisten = \"9464\"",
             "dripline.toml: metrics.listen: `9464` is not an address and a port; write \"127.0.0.1:8080\", or \"0.0.0.0:8080\" for all",
         ),

@@ -5,7 +5,7 @@ use dripline_domain::check_region;
 use tracing_subscriber::EnvFilter;
 
 use super::units::duration;
-use super::{ConfigError, Engine, Esp, Gateway, Loaded, Log, Metrics, Nats, Provider, Retry, Sequences};
+use super::{ConfigError, Engine, Esp, Gateway, Loaded, Log, Metrics, Nats, Provider, Retry, Sequences, Telemetry};
 
 type Checked = Result<(), ConfigError>;
 
@@ -22,7 +22,8 @@ pub fn validate(loaded: &Loaded) -> Checked {
     engine(loaded, &config.engine, &config.esp)?;
     retry(loaded, &config.retry)?;
     log(loaded, &config.log)?;
-    metrics(loaded, &config.metrics, &config.gateway)
+    metrics(loaded, &config.metrics, &config.gateway)?;
+    telemetry(loaded, &config.telemetry)
 }
 
 /// `key` must hold; otherwise `message` says what would.
@@ -147,10 +148,13 @@ fn gateway(loaded: &Loaded, gateway: &Gateway) -> Checked {
         })?;
     }
     let Some(url) = &gateway.form_redirect else { return Ok(()) };
-    let is_url = url.starts_with("https://") || url.starts_with("http://");
-    ensure(loaded, "gateway.form_redirect", is_url && is_visible(url), || {
+    ensure(loaded, "gateway.form_redirect", is_url(url), || {
         format!("`{url}` is not a web address; write \"https://acme.example/thanks\"")
     })
+}
+
+fn is_url(url: &str) -> bool {
+    (url.starts_with("https://") || url.starts_with("http://")) && is_visible(url)
 }
 
 /// Scheme, host and perhaps a port, as a browser sends it.
@@ -209,6 +213,16 @@ fn metrics(loaded: &Loaded, metrics: &Metrics, gateway: &Gateway) -> Checked {
     let same = metrics.listen.is_some_and(|listen| listen.port() != 0 && listen == gateway.listen);
     ensure(loaded, "metrics.listen", !same, || {
         format!("`{}` is where the gateway listens; take another port", gateway.listen)
+    })
+}
+
+fn telemetry(loaded: &Loaded, telemetry: &Telemetry) -> Checked {
+    ensure(loaded, "telemetry.sample_ratio", (0.0..=1.0).contains(&telemetry.sample_ratio), || {
+        format!("`{}` is not from 0 to 1; write 0.1 to send a tenth of the traces", telemetry.sample_ratio)
+    })?;
+    let Some(url) = &telemetry.otlp_endpoint else { return Ok(()) };
+    ensure(loaded, "telemetry.otlp_endpoint", is_url(url), || {
+        format!("`{url}` is not a web address; write \"http://127.0.0.1:4318\"")
     })
 }
 

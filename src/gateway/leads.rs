@@ -13,9 +13,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use dripline_actors::ports::{FrontDoorError, Submission};
+use dripline_actors::trace;
 use dripline_domain::LeadId;
 use futures_util::StreamExt;
 use serde_json::{Map, Value, map};
+use tracing::Span;
 
 use super::{IDEMPOTENCY_KEY, Problem, Shared, auth};
 
@@ -86,7 +88,8 @@ async fn take(shared: &Shared, source: Option<String>, request: Request, began: 
     let lead_id = shared.lead_ids.lead_id(&arrival.address);
     // Two people never share an id, even where a client uses one key for all it sends.
     let id = id.map(|key| format!("{lead_id}:{key}"));
-    let lead = Submission { source, payload, content_type: JSON, id };
+    Span::current().record("lead_id", lead_id.as_str());
+    let lead = Submission { source, payload, content_type: JSON, id, trace: trace::current() };
     if let Err(error) = shared.door.submit(lead).await {
         shared.refusals.record(&error);
         return Err(Problem::from(&error));

@@ -19,17 +19,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method};
-use axum::middleware;
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::post;
 use axum::serve::ListenerExt;
 use dripline_actors::ports::FrontDoor;
+use dripline_actors::trace;
 use dripline_domain::{LeadIdKey, Sanitiser};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use tracing::field::Empty;
+use tracing::{Instrument, trace_span};
 
 use self::auth::{ApiKeys, ClientLimit};
 use self::health::{QueueCheck, ReadyCheck};
@@ -98,6 +102,7 @@ pub fn router(gateway: Gateway) -> Router {
     let router = Router::new()
         .route("/v1/leads", post(leads::submit))
         .route("/v1/leads/{source}", post(leads::submit_from))
+        .route_layer(middleware::from_fn(traced))
         // The body is measured where it is read.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::new(shared))
@@ -109,6 +114,21 @@ pub fn router(gateway: Gateway) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     }
+}
+
+/// One request in a trace: the client's own, if its header tells of one.
+async fn traced(request: Request, next: Next) -> Response {
+    let span = trace_span!(
+        target: trace::TARGET,
+        "POST /v1/leads",
+        otel.kind = "server",
+        lead_id = Empty,
+        http.response.status_code = Empty
+    );
+    trace::continue_from(&span, request.headers().get(trace::HEADER).and_then(|header| header.to_str().ok()));
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    response
 }
 
 /// Lets scripts on these pages hand leads in; none when there are no such pages.

@@ -18,3 +18,4 @@ mod suppression;
 mod system;
 mod topology;
 mod torture;
+mod traces;

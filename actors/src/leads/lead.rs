@@ -12,6 +12,8 @@ use dripline_domain::{
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Serialize;
+use tracing::field::Empty;
+use tracing::{Instrument, trace_span};
 
 use super::Services;
 use crate::Chain;
@@ -20,6 +22,7 @@ use crate::crash_point::crash_point;
 use crate::ports::{AfterLostAnswer, Delivery, LookUp, Put, Rejection, Revision, Settle, StoreError, TimerError};
 use crate::provider::{NoPlace, Place};
 use crate::slot::NotRunning;
+use crate::trace;
 
 /// When something the process needs is away, its message comes again so much later.
 const AWAY: Duration = Duration::from_secs(2);
@@ -44,6 +47,17 @@ pub(crate) enum Work {
     Wake(u64),
     /// This lead failed too often: park it, with the reason.
     Park(String),
+}
+
+impl Work {
+    /// Its name in a trace.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Arrive(_) => "lead arrived",
+            Self::Wake(_) => "lead woken",
+            Self::Park(_) => "lead parked",
+        }
+    }
 }
 
 /// A lead that a source handed in.
@@ -130,12 +144,21 @@ impl Actor for LeadActor {
         state: &mut LeadState,
     ) -> Result<(), ActorProcessingErr> {
         crash_point("taken");
-        let done = match work {
-            Work::Arrive(arriving) => state.arrive(*arriving, &delivery).await,
-            Work::Wake(generation) => state.wake(generation).await,
-            // Rare, and large: boxed, so that each message's future does not have room for it.
-            Work::Park(reason) => Box::pin(state.park(reason, &delivery)).await,
+        let span = trace_span!(
+            target: trace::TARGET, "lead", otel.name = work.name(), otel.kind = "consumer", lead_id = Empty,
+            deliveries = delivery.deliveries
+        );
+        trace::continue_from(&span, delivery.trace.as_deref());
+        let done = async {
+            match work {
+                Work::Arrive(arriving) => state.arrive(*arriving, &delivery).await,
+                Work::Wake(generation) => state.wake(generation).await,
+                // Rare, and large: boxed, so that each message's future does not have room for it.
+                Work::Park(reason) => Box::pin(state.park(reason, &delivery)).await,
+            }
         };
+        let done = done.instrument(span.clone()).await;
+        span.record("lead_id", state.lead_id());
         state.settle(done, delivery).await;
         state.services.finished(&state.key);
         Ok(())
@@ -268,7 +291,12 @@ impl LeadState {
         }
         let call_by = attempt.started_at.plus(services.call_within);
         crash_point("calling");
-        let outcome = services.providers.send(email, call_by, place).await?;
+        let call = trace_span!(
+            target: trace::TARGET, "call provider", otel.kind = "client", provider = place.provider(),
+            sequence = email.sequence, step = email.step, send_key, attempt = number, outcome = Empty
+        );
+        let outcome = services.providers.send(email, call_by, place).instrument(call.clone()).await?;
+        call.record("outcome", outcome.name());
         crash_point("answered");
         // 7 and 8: what came of it, on disk; the next timer.
         self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await
@@ -280,7 +308,7 @@ impl LeadState {
         if let Some(until) = services.limiter.paused(services.clock.now()) {
             return Err(Interruption::Later(until));
         }
-        services.limiter.permit().await?;
+        services.limiter.permit().instrument(trace_span!(target: trace::TARGET, "permit")).await?;
         let Some(reason) = services.suppressions.reason(&email.to).await? else { return Ok(Some(place)) };
         crash_point("suppression-found");
         self.decide_once(|| Event::Suppressed(reason.clone())).await?;
@@ -483,7 +511,8 @@ impl LeadState {
             token: rand::random(),
         };
         let lines = journal.iter().filter_map(|entry| journal_line(&lead, entry)).collect();
-        let revision = self.services.committer.commit(put, lines).await?;
+        let written = self.services.committer.commit(put, lines);
+        let revision = written.instrument(trace_span!(target: trace::TARGET, "commit")).await?;
         for entry in &journal {
             self.services.metrics.happened(entry);
             tracing::info!(

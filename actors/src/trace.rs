@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use opentelemetry::global::get_text_map_propagator;
-use tracing::Span;
+use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The target of every span that is exported, and of nothing else.
@@ -17,12 +17,11 @@ pub const HEADER: &str = "traceparent";
 
 /// The trace that we are in, for a header; none where nothing is traced.
 pub fn current() -> Option<String> {
-    let span = Span::current();
-    if span.is_none() {
+    if !tracing::enabled!(target: TARGET, Level::TRACE) {
         return None;
     }
     let mut headers = HashMap::new();
-    get_text_map_propagator(|propagator| propagator.inject_context(&span.context(), &mut headers));
+    get_text_map_propagator(|propagator| propagator.inject_context(&Span::current().context(), &mut headers));
     headers.remove(HEADER)
 }
 

@@ -22,6 +22,6 @@ ENV DRIPLINE_SEQUENCES__DIR=/etc/dripline/sequences \
 # A `dripline.toml` and the outbox, where used, stand here.
 WORKDIR /var/lib/dripline
 USER dripline
-EXPOSE 8080
+EXPOSE 8080 9464
 ENTRYPOINT ["dripline"]
 CMD ["run"]

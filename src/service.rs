@@ -20,14 +20,17 @@ use dripline_esp::{
 };
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
-    Connections, JetStreamControls, JetStreamFeedbackDoor, JetStreamFrontDoor, JetStreamInbox, JetStreamJournal,
-    JetStreamLeadStore, JetStreamLedger, JetStreamLeftovers, JetStreamPresence, JetStreamRejected, JetStreamStatistics,
-    JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection, SequenceBook, SuppressionList,
+    Connections, Figures, JetStreamControls, JetStreamFeedbackDoor, JetStreamFrontDoor, JetStreamInbox,
+    JetStreamJournal, JetStreamLeadStore, JetStreamLedger, JetStreamLeftovers, JetStreamPresence, JetStreamRejected,
+    JetStreamStatistics, JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection, SequenceBook,
+    SuppressionList,
 };
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
 use crate::config::{Config, Esp as EspSettings, Loaded, Provider, check_sequences};
+use crate::gateway::health::{QueueCheck, ReadyCheck};
+use crate::metrics::{self, Served};
 use crate::telemetry::Addresses;
 use crate::{gateway, stats};
 
@@ -93,6 +96,7 @@ pub(crate) struct Running {
     stats: AbortHandle,
     engine: Option<Engine>,
     gateway: Option<(tokio::task::JoinHandle<std::io::Result<()>>, tokio::sync::oneshot::Sender<()>)>,
+    metrics: Option<Served>,
     /// Where the gateway listens.
     pub(crate) address: Option<SocketAddr>,
     /// The way in, as the gateway has it.
@@ -102,6 +106,8 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) async fn start(loaded: &Loaded, parts: Parts, esps: Option<Vec<Arc<dyn Esp>>>) -> anyhow::Result<Self> {
         let config = &loaded.config;
+        // Before anything is there to be measured.
+        let recorder = config.metrics.listen.map(|listen| anyhow::Ok((listen, metrics::install()?))).transpose()?;
         let owner = owner();
         let connections = connect(config, &format!("dripline {owner}")).await?;
         let context = Connections::jetstream(&connections.general);
@@ -152,7 +158,15 @@ impl Running {
             tracing::info!(address = ?address, "the gateway listens");
             gateway = Some((serving, stop));
         }
-        Ok(Self { connections, stats, engine, gateway, address, front_door })
+        let metrics = match recorder {
+            Some((listen, recorder)) => {
+                let figures = Figures::new(context.clone());
+                let checks: Vec<Arc<dyn ReadyCheck>> = vec![Arc::new(QueueCheck(Arc::clone(&front_door)))];
+                Some(Served::start(listen, recorder, checks, figures, Arc::new(SystemClock)).await?)
+            }
+            None => None,
+        };
+        Ok(Self { connections, stats, engine, gateway, metrics, address, front_door })
     }
 
     pub(crate) async fn until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
@@ -181,9 +195,12 @@ impl Running {
             }
         }
         if let Some(engine) = self.engine.take() {
-            let counters = Arc::clone(engine.counters());
             engine.stop(PATIENCE).await;
-            tracing::info!(counts = ?counters.read(), "the engine has stopped");
+            tracing::info!("the engine has stopped");
+        }
+        // To the end, so that what happens on a stop can be seen.
+        if let Some(metrics) = self.metrics.take() {
+            metrics.stop().await;
         }
         self.stats.abort();
         self.connections.flush().await;

@@ -1,14 +1,25 @@
-//! Logs: for people on a terminal, JSON otherwise, always on stderr. A panic is an event like any other.
+//! Logs: for people on a terminal, JSON otherwise, always on stderr. A panic is an event like any other. Traces: sent to
+//! a collector, where one is set.
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 
+use dripline_actors::trace;
 use dripline_domain::Address;
-use tracing_subscriber::EnvFilter;
+use opentelemetry::KeyValue;
+use opentelemetry::global::set_text_map_propagator;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, Telemetry};
 
 /// The filter that wins over `log.level`, for one run.
 pub const FILTER_VARIABLE: &str = "DRIPLINE_LOG";
@@ -27,13 +38,28 @@ pub enum TelemetryError {
     /// Somebody was first.
     #[error("logs are set up already")]
     Twice(#[from] TryInitError),
+    /// Traces cannot be sent.
+    #[error("telemetry.otlp_endpoint: traces cannot be sent there")]
+    Traces(#[from] ExporterBuildError),
 }
 
-/// Sends events to stderr from now on, panics too.
+/// Traces are sent while this lives, and the last of them when it is dropped.
+#[must_use]
+pub struct Tracing(Option<SdkTracerProvider>);
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(|provider| provider.shutdown()) {
+            tracing::warn!(%error, "the last traces could not be sent");
+        }
+    }
+}
+
+/// Sends events to stderr from now on, panics too, and traces to the collector if there is one.
 ///
 /// # Errors
-/// The filter cannot be read, or this was called before.
-pub fn init(log: &Log) -> Result<(), TelemetryError> {
+/// The filter cannot be read, the collector's address cannot be used, or this was called before.
+pub fn init(log: &Log, traces: &Telemetry) -> Result<Tracing, TelemetryError> {
     let named = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.is_empty());
     let (place, filter) = match named {
         Some(filter) => (FILTER_VARIABLE, filter),
@@ -42,14 +68,48 @@ pub fn init(log: &Log) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&filter).map_err(|_| TelemetryError::Filter { place, filter })?;
 
     let terminal = io::stderr().is_terminal();
-    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if for_people(log.format, terminal) {
-        events.with_ansi(terminal).with_target(false).finish().try_init()?;
+    let events = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let events = if for_people(log.format, terminal) {
+        events.with_ansi(terminal).with_target(false).boxed()
     } else {
-        events.json().flatten_event(true).with_current_span(false).finish().try_init()?;
+        events.json().flatten_event(true).with_current_span(false).boxed()
+    };
+    let provider = traces.otlp_endpoint.as_deref().map(|to| exporting(to, traces.sample_ratio)).transpose()?;
+    match &provider {
+        None => tracing_subscriber::registry().with(events).with(filter).try_init()?,
+        Some(provider) => {
+            let ours = Targets::new().with_target(trace::TARGET, LevelFilter::TRACE);
+            let spans = tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("dripline"))
+                .with_location(false)
+                .with_threads(false)
+                .with_target(false)
+                .with_filter(ours);
+            tracing_subscriber::registry().with(events.with_filter(filter)).with(spans).try_init()?;
+        }
     }
     std::panic::set_hook(Box::new(log_panic));
-    Ok(())
+    Ok(Tracing(provider))
+}
+
+/// Spans wait in a queue of 2,048 at most, and are sent every five seconds by a thread of its own; what does not fit is
+/// dropped, with a warning.
+fn exporting(endpoint: &str, sample_ratio: f64) -> Result<SdkTracerProvider, ExporterBuildError> {
+    dripline_esp::install_tls();
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+        .build()?;
+    let resource = Resource::builder()
+        .with_service_name("dripline")
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    set_text_map_propagator(TraceContextPropagator::new());
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample_ratio))))
+        .with_resource(resource)
+        .build())
 }
 
 fn for_people(format: LogFormat, terminal: bool) -> bool {

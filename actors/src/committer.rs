@@ -8,6 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use crate::crash_point::crash_point;
+use crate::metrics::{Metrics, number};
 use crate::ports::{BatchResult, Fate, LeadStore, Put, Revision};
 use crate::slot::{NotRunning, Slot};
 
@@ -60,8 +61,12 @@ impl Committer {
         answer.await.map_err(|_| CommitError::Unavailable)?
     }
 
-    pub(crate) fn actor(&self, store: Arc<dyn LeadStore>) -> (CommitterActor, CommitterArguments) {
-        (CommitterActor, CommitterArguments { slot: self.slot.clone(), store })
+    pub(crate) fn actor(
+        &self,
+        store: Arc<dyn LeadStore>,
+        metrics: Arc<Metrics>,
+    ) -> (CommitterActor, CommitterArguments) {
+        (CommitterActor, CommitterArguments { slot: self.slot.clone(), store, metrics })
     }
 }
 
@@ -86,10 +91,12 @@ pub(crate) struct CommitterActor;
 pub(crate) struct CommitterArguments {
     slot: Slot<Message>,
     store: Arc<dyn LeadStore>,
+    metrics: Arc<Metrics>,
 }
 
 pub(crate) struct CommitterState {
     store: Arc<dyn LeadStore>,
+    metrics: Arc<Metrics>,
     filling: Vec<Pending>,
     in_flight: bool,
 }
@@ -104,8 +111,9 @@ impl Actor for CommitterActor {
         myself: ActorRef<Message>,
         arguments: CommitterArguments,
     ) -> Result<CommitterState, ActorProcessingErr> {
-        arguments.slot.occupy(myself);
-        Ok(CommitterState { store: arguments.store, filling: Vec::new(), in_flight: false })
+        let CommitterArguments { slot, store, metrics } = arguments;
+        slot.occupy(myself);
+        Ok(CommitterState { store, metrics, filling: Vec::new(), in_flight: false })
     }
 
     async fn handle(
@@ -147,8 +155,8 @@ impl CommitterState {
         let rest = self.filling.split_off(fits);
         let batch = std::mem::replace(&mut self.filling, rest);
         self.in_flight = true;
-        let (store, myself) = (Arc::clone(&self.store), myself.clone());
-        let write = tokio::spawn(async move { write(&*store, batch).await });
+        let (store, metrics, myself) = (Arc::clone(&self.store), Arc::clone(&self.metrics), myself.clone());
+        let write = tokio::spawn(async move { write(&*store, &metrics, batch).await });
         tokio::spawn(async move {
             // A panic drops the reply channels: each lead of the batch reloads.
             let again = write.await.unwrap_or_default();
@@ -159,7 +167,7 @@ impl CommitterState {
 }
 
 /// Writes a batch and tells each lead what became of its document; gives back those that must be tried again.
-async fn write(store: &dyn LeadStore, batch: Vec<Pending>) -> Vec<Pending> {
+async fn write(store: &dyn LeadStore, metrics: &Metrics, batch: Vec<Pending>) -> Vec<Pending> {
     let mut puts = Vec::with_capacity(batch.len());
     let mut waiting = Vec::with_capacity(batch.len());
     for Pending { put, journal, tries, reply } in batch {
@@ -171,6 +179,8 @@ async fn write(store: &dyn LeadStore, batch: Vec<Pending>) -> Vec<Pending> {
     crash_point("batch-filled");
     let result = store.write(&puts, &lines).await;
     crash_point("batch-stored");
+    metrics.commit.record(began.elapsed());
+    metrics.batch.record(number(puts.len()));
     tracing::debug!(puts = puts.len(), lines = lines.len(), micros = began.elapsed().as_micros(), "batch");
     // A line alone cannot be read back: where it is not surely written, it is written again.
     let (fates, of_lines) = match result {

@@ -13,11 +13,11 @@ use tokio::task::JoinHandle;
 
 use crate::breaker::BreakerLimits;
 use crate::committer::Committer;
-use crate::counters::Counters;
 use crate::feedback::FeedbackIntake;
 use crate::intake::{Due, Intake};
 use crate::leads::{LeadLimits, Leads, Services};
 use crate::limiter::{Rate, RateLimiter};
+use crate::metrics::{Metrics, starts};
 use crate::outgoing::{OutgoingActor, OutgoingArguments, Subscriber};
 use crate::ports::{
     Alerts, Clock, Composer, Controls, Esp, FeedbackReader, Inbox, Journal, LeadStore, Ledger, Leftovers, Presence,
@@ -119,7 +119,6 @@ pub struct Engine {
     root: ActorRef<SupervisorMsg>,
     tree: JoinHandle<()>,
     stopping: watch::Sender<bool>,
-    counters: Arc<Counters>,
     places: [Places; 3],
 }
 
@@ -135,9 +134,9 @@ const MELTDOWN_WINDOW: Duration = Duration::from_mins(1);
 impl Engine {
     /// Starts the tree; it works when this returns.
     pub async fn start(ports: Ports, settings: Settings) -> Result<Self, StartError> {
-        let counters = Arc::new(Counters::default());
+        let metrics = Arc::new(Metrics::new());
         let (stopping, stopped) = watch::channel(false);
-        let (committer, limiter, leads) = (Committer::new(), RateLimiter::new(), Leads::new());
+        let (committer, limiter, leads) = (Committer::new(), RateLimiter::new(&metrics), Leads::new());
         let providers = Providers::new(&ports.esps, settings.calls_in_flight, settings.breaker, &limiter, &ports.clock);
         let services = Arc::new(Services {
             owner: settings.owner.clone(),
@@ -157,7 +156,7 @@ impl Engine {
             committer: committer.clone(),
             limiter: limiter.clone(),
             providers: providers.clone(),
-            counters: Arc::clone(&counters),
+            metrics: Arc::clone(&metrics),
             leads: leads.clone(),
             no_sequence: Arc::new(Sequence::default()),
         });
@@ -181,8 +180,8 @@ impl Engine {
         // In the order of dependence: when one fails, it and all after it are restarted.
         let mut child_specs = vec![
             child(name("committer"), {
-                let store = Arc::clone(&ports.store);
-                move || committer.actor(Arc::clone(&store))
+                let (store, metrics) = (Arc::clone(&ports.store), Arc::clone(&metrics));
+                move || committer.actor(Arc::clone(&store), Arc::clone(&metrics))
             }),
             child(name("rate-limiter"), {
                 let (limiter, clock) = (limiter.clone(), Arc::clone(&ports.clock));
@@ -194,6 +193,7 @@ impl Engine {
                     presence: Arc::clone(&ports.presence),
                     limiter,
                     clock: Arc::clone(&ports.clock),
+                    metrics: Arc::clone(&metrics),
                 };
                 move || (PresenceActor, arguments.clone())
             }),
@@ -245,12 +245,13 @@ impl Engine {
             child(name(&actor), move || (OutgoingActor, arguments.clone()))
         }));
         child_specs.push(child(name("sweeper"), {
-            let (counters, every) = (Arc::clone(&counters), settings.sweep_every);
+            let (metrics, every) = (Arc::clone(&metrics), settings.sweep_every);
             move || {
                 let arguments = SweeperArguments {
                     ledger: Arc::clone(&ports.ledger),
                     timers: Arc::clone(&ports.timers),
-                    counters: Arc::clone(&counters),
+                    clock: Arc::clone(&ports.clock),
+                    metrics: Arc::clone(&metrics),
                     every,
                     stopping: stopped.clone(),
                 };
@@ -264,12 +265,7 @@ impl Engine {
             reset_after: Some(MELTDOWN_WINDOW),
         };
         let (root, tree) = Supervisor::spawn(name("root"), SupervisorArguments { child_specs, options }).await?;
-        Ok(Self { root, tree, stopping, counters, places })
-    }
-
-    /// What it has done so far.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
+        Ok(Self { root, tree, stopping, places })
     }
 
     /// Resolves when the tree has ended: after [`Engine::stop`], or because restarting did not help.
@@ -312,11 +308,13 @@ where
     A: ractor::Actor,
     F: Fn() -> (A, A::Arguments) + Send + Sync + 'static,
 {
+    let starts = starts(id.rsplit('/').next().unwrap_or(&id));
     ChildSpec {
         id,
         restart: Restart::Permanent,
         spawn_fn: SpawnFn::new(move |supervisor: ActorCell, id: String| {
             let (actor, arguments) = make();
+            starts.increment(1);
             async move { Ok(Supervisor::spawn_linked(id, actor, arguments, supervisor).await?.0.get_cell()) }
         }),
         backoff_fn: Some(ChildBackoffFn::new(|_, restarts, _, _| {

@@ -72,7 +72,8 @@ impl FeedbackIntake {
 /// A delivery for each of what one message tells. The message is settled once all of them are: again if one of them must
 /// be, since telling the others again changes nothing.
 fn one_each(told: Vec<Feedback>, delivery: Delivery) -> impl Iterator<Item = (Feedback, Delivery)> {
-    let Delivery { subject, payload, content_type, message_id, sequence, published, deliveries, settlement } = delivery;
+    let Delivery { subject, payload, content_type, message_id, sequence, published, deliveries, trace, settlement } =
+        delivery;
     let whole = Arc::new(Mutex::new(Whole { settlement: Some(settlement), how: Settle::Ack }));
     told.into_iter().map(move |feedback| {
         let delivery = Delivery {
@@ -83,6 +84,7 @@ fn one_each(told: Vec<Feedback>, delivery: Delivery) -> impl Iterator<Item = (Fe
             sequence,
             published,
             deliveries,
+            trace: trace.clone(),
             settlement: Settlement::new(Part(Arc::clone(&whole))),
         };
         (feedback, delivery)

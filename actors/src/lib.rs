@@ -6,13 +6,13 @@
 
 mod breaker;
 mod committer;
-mod counters;
 mod crash_point;
 mod engine;
 mod feedback;
 mod intake;
 mod leads;
 mod limiter;
+pub mod metrics;
 mod outgoing;
 pub mod ports;
 mod presence;
@@ -21,13 +21,13 @@ mod pump;
 mod slot;
 mod statistics;
 mod sweeper;
+pub mod trace;
 
 use std::error::Error;
 use std::fmt;
 
 pub use breaker::BreakerLimits;
 pub use committer::CommitError;
-pub use counters::{Counters, Counts};
 pub use engine::{Engine, Ports, Settings, StartError};
 pub use intake::TimerPayload;
 pub use leads::LeadLimits;

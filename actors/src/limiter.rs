@@ -15,6 +15,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter as Governor};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
+use crate::metrics::Metrics;
 use crate::ports::Clock;
 use crate::pump::Room;
 use crate::slot::{NotRunning, Slot};
@@ -49,6 +50,7 @@ const HOLD: Duration = Duration::from_secs(3);
 pub struct RateLimiter {
     slot: Slot<Message>,
     shown: Arc<Shown>,
+    metrics: Arc<Metrics>,
 }
 
 /// What can be read without asking the actor.
@@ -65,8 +67,8 @@ struct Shown {
 }
 
 impl RateLimiter {
-    pub(crate) fn new() -> Self {
-        Self { slot: Slot::empty(), shown: Arc::default() }
+    pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
+        Self { slot: Slot::empty(), shown: Arc::default(), metrics: Arc::clone(metrics) }
     }
 
     /// Waits for a permit to make one call.
@@ -74,11 +76,15 @@ impl RateLimiter {
         // Nothing to wait for, so nobody to ask.
         if self.shown.unlimited.load(Ordering::Acquire) {
             self.shown.permits.fetch_add(1, Ordering::Relaxed);
+            self.metrics.limiter_wait.record(0.0);
             return Ok(());
         }
+        let began = Instant::now();
         let (reply, answer) = oneshot::channel();
         self.slot.cast("rate limiter", Message::Acquire(reply))?;
-        answer.await.map_err(|_| NotRunning("rate limiter"))
+        answer.await.map_err(|_| NotRunning("rate limiter"))?;
+        self.metrics.limiter_wait.record(began.elapsed());
+        Ok(())
     }
 
     /// Until when nobody gets a permit, if a provider asked for a pause: no need to wait in line for so long.
@@ -149,6 +155,7 @@ pub(crate) struct LimiterArguments {
 
 pub(crate) struct LimiterState {
     shown: Arc<Shown>,
+    metrics: Arc<Metrics>,
     rate: Option<Rate>,
     /// None: we do not know how many share the rate, so nobody gets a permit.
     share: Option<f64>,
@@ -218,6 +225,7 @@ impl Actor for LimiterActor {
         }
         let mut state = LimiterState {
             shown: Arc::clone(&handle.shown),
+            metrics: Arc::clone(&handle.metrics),
             rate,
             // Without a rate there is nothing to share.
             share: rate.is_none().then_some(1.0),
@@ -351,6 +359,7 @@ impl LimiterState {
         });
         let hold = per_second.map_or(u64::MAX, |rate| u64::from(ceil(rate * HOLD.as_secs_f64())));
         self.shown.hold.store(hold, Ordering::Relaxed);
+        self.metrics.limiter_rate.set(per_second.unwrap_or(f64::INFINITY));
     }
 
     fn grant(&mut self, myself: &ActorRef<Message>) {

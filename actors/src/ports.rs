@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dripline_domain::{Address, Email, Feedback, Lead, LeadKey, Outcome, Sequence, Statistics, Suppression, Timestamp};
+use dripline_domain::{
+    Address, Email, Feedback, Lead, LeadKey, LeadStatus, Outcome, Sequence, Statistics, Suppression, Timestamp,
+};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
@@ -226,6 +228,8 @@ pub struct Delivery {
     pub content_type: Option<String>,
     /// Its `Nats-Msg-Id`: what its sender says makes two messages one.
     pub message_id: Option<String>,
+    /// The trace that it belongs to, by its header [`crate::trace::HEADER`].
+    pub trace: Option<String>,
     /// Its sequence number in its stream.
     pub sequence: u64,
     /// When its stream took it.
@@ -323,8 +327,8 @@ impl Rejection {
 /// What stands in the buckets and the timers, for the sweeper; read from headers and subjects alone.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
-    /// The leads that wait for something and have neither a timer nor a fired one in the queue.
-    async fn without_timer(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError>;
+    /// Every lead.
+    async fn scan(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError>;
     /// Resolves when the connection to the server was lost and came back.
     async fn reconnected(&self);
 }
@@ -338,6 +342,10 @@ pub struct Scanned {
     pub next_action: Option<Timestamp>,
     /// Its generation, for the timer.
     pub generation: u64,
+    /// Where it is; none where another client wrote the document.
+    pub status: Option<LeadStatus>,
+    /// Whether it has a timer, pending, or fired and in the queue.
+    pub has_timer: bool,
 }
 
 /// Which engine processes are alive.
@@ -387,6 +395,8 @@ pub struct Submission {
     pub content_type: &'static str,
     /// Two submissions with the same id, minutes apart, are one (`Nats-Msg-Id`).
     pub id: Option<String>,
+    /// The trace that it belongs to; see [`crate::trace::current`].
+    pub trace: Option<String>,
 }
 
 /// Why a lead or an event was not taken: unless it is too large, the source must try again.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::Chain;
 use crate::limiter::RateLimiter;
+use crate::metrics::{Metrics, number};
 use crate::ports::{Beat, Clock, Presence};
 
 /// Between two announcements.
@@ -83,6 +84,7 @@ pub(crate) struct PresenceArguments {
     pub(crate) presence: Arc<dyn Presence>,
     pub(crate) limiter: RateLimiter,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 pub(crate) struct PresenceState {
@@ -114,7 +116,7 @@ impl Actor for PresenceActor {
         message: Message,
         PresenceState { arguments, members, .. }: &mut PresenceState,
     ) -> Result<(), ActorProcessingErr> {
-        let PresenceArguments { owner, presence, limiter, clock } = arguments;
+        let PresenceArguments { owner, presence, limiter, clock, metrics } = arguments;
         match message {
             Message::Beat => {
                 let beat = Beat { owner: owner.clone(), paused_until: limiter.paused(clock.now()) };
@@ -145,6 +147,7 @@ impl Actor for PresenceActor {
             Message::Tick => {}
         }
         limiter.share(members.share(Instant::now()));
+        metrics.engines.set(number(members.others.len() + 1));
         Ok(())
     }
 

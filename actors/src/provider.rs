@@ -1,7 +1,7 @@
 //! The providers: each makes the calls to one ESP, so many at a time, gathered into batches where the ESP has them, and
 //! behind a circuit breaker. Where one is stopped, the next in order takes the calls.
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dripline_domain::{Email, Outcome, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::breaker::{Admission, Breaker, BreakerLimits, Change, Verdict};
 use crate::limiter::RateLimiter;
+use crate::metrics::ProviderMetrics;
 use crate::ports::{AfterLostAnswer, Clock, Esp, LookUp};
 use crate::pump::Room;
 use crate::slot::{NotRunning, Slot};
@@ -32,6 +33,7 @@ pub(crate) struct Provider {
     breaker: Arc<Mutex<Breaker>>,
     limiter: RateLimiter,
     clock: Arc<dyn Clock>,
+    metrics: Arc<ProviderMetrics>,
 }
 
 /// Room for one call to one provider. Taken before the intent is written, so that a crash leaves no more attempts in
@@ -91,6 +93,7 @@ impl Providers {
             breaker: Arc::new(Mutex::new(Breaker::new(limits))),
             limiter: limiter.clone(),
             clock: Arc::clone(clock),
+            metrics: Arc::new(ProviderMetrics::new(esp.name())),
         };
         Self { list: esps.iter().map(provider).collect() }
     }
@@ -133,7 +136,9 @@ impl Providers {
         if let Some(outcome) = provider.too_late(call_by) {
             return Ok(outcome);
         }
+        let began = Instant::now();
         let outcome = provider.esp.send(&email).await;
+        provider.metrics.call.record(began.elapsed());
         provider.learn(std::slice::from_ref(&outcome));
         provider.tell(&email, &outcome);
         place.came_back();
@@ -208,6 +213,7 @@ impl Provider {
     }
 
     fn tell(&self, email: &Email, outcome: &Outcome) {
+        self.metrics.answered(outcome);
         tracing::debug!(
             lead_id = email.lead_id,
             sequence = email.sequence,
@@ -224,11 +230,17 @@ impl Provider {
         let name = self.esp.name();
         let change = self.breaker().learn(now, Verdict::of(outcomes));
         match change {
-            Some(Change::Opened { until, reason }) => tracing::error!(
-                provider = name, reason, %until,
-                "the provider is stopped: it fails, or refuses every email; every lead is kept and it is tried again"
-            ),
-            Some(Change::Closed) => tracing::info!(provider = name, "the provider works again"),
+            Some(Change::Opened { until, reason }) => {
+                self.metrics.breaker.set(1.0);
+                tracing::error!(
+                    provider = name, reason, %until,
+                    "the provider is stopped: it fails, or refuses every email; every lead is kept and it is tried again"
+                );
+            }
+            Some(Change::Closed) => {
+                self.metrics.breaker.set(0.0);
+                tracing::info!(provider = name, "the provider works again");
+            }
             None => {}
         }
         let limited = outcomes.iter().filter_map(|outcome| match outcome {
@@ -325,7 +337,9 @@ async fn many(provider: Provider, calls: Vec<Call>) {
     }
     let (emails, waiting): (Vec<_>, Vec<_>) =
         in_time.into_iter().map(|Call { email, place, reply, .. }| (email, (place, reply))).unzip();
+    let began = Instant::now();
     let outcomes = provider.esp.send_batch(&emails).await;
+    provider.metrics.call.record(began.elapsed());
     provider.learn(&outcomes);
     for ((email, (mut place, reply)), outcome) in emails.iter().zip(waiting).zip(outcomes) {
         provider.tell(email, &outcome);

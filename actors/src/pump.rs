@@ -10,6 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Chain;
+use crate::metrics::{PumpMetrics, number};
 use crate::ports::{Acknowledge, Delivery, Inbox, Settle, Settlement};
 
 /// A pump whose queue is away asks again after this.
@@ -94,6 +95,7 @@ pub(crate) struct PumpState {
     consume: Arc<dyn Consume>,
     places: Places,
     stopping: watch::Receiver<bool>,
+    metrics: Arc<PumpMetrics>,
 }
 
 impl Actor for PumpActor {
@@ -107,7 +109,8 @@ impl Actor for PumpActor {
         PumpArguments { inbox, consume, places, stopping }: PumpArguments,
     ) -> Result<PumpState, ActorProcessingErr> {
         myself.cast(Message::Pull)?;
-        Ok(PumpState { inbox, consume, places, stopping })
+        let metrics = Arc::new(PumpMetrics::new(consume.name()));
+        Ok(PumpState { inbox, consume, places, stopping, metrics })
     }
 
     async fn handle(
@@ -126,6 +129,7 @@ impl Actor for PumpActor {
 
 impl PumpState {
     async fn pull(&mut self) {
+        self.metrics.held.set(number(self.places.taken()));
         let most = match self.consume.room() {
             Room::AtMost(most) if most > self.places.taken() => most - self.places.taken(),
             Room::AtMost(_) | Room::Closed(_) => {
@@ -149,11 +153,12 @@ impl PumpState {
         if let Ok(more) = self.places.free().try_acquire_many_owned(u32::try_from(free).unwrap_or(0)) {
             places.merge(more);
         }
-        let consume = Arc::clone(&self.consume);
+        let (consume, metrics) = (Arc::clone(&self.consume), Arc::clone(&self.metrics));
         let most = places.num_permits();
         let mut deliver = |mut delivery: Delivery| {
             let place = places.split(1);
-            delivery.settlement = Settlement::new(Placed { settlement: delivery.settlement, _place: place });
+            let metrics = Arc::clone(&metrics);
+            delivery.settlement = Settlement::new(Placed { settlement: delivery.settlement, metrics, _place: place });
             consume.consume(delivery);
         };
         if let Err(error) = self.inbox.pull(most, &mut deliver).await {
@@ -166,11 +171,13 @@ impl PumpState {
 /// A settlement that frees the message's place in its pump.
 struct Placed {
     settlement: Settlement,
+    metrics: Arc<PumpMetrics>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Acknowledge for Placed {
     fn settle(self: Box<Self>, how: Settle) {
+        self.metrics.settled(how);
         self.settlement.settle(how);
     }
 }

@@ -1,16 +1,20 @@
 //! The sweeper: sets the timer of every lead that waits for something and has none.
 //!
-//! Timers are written without fsync, because they can be rebuilt from the leads; this is where they are.
+//! Timers are written without fsync, because they can be rebuilt from the leads; this is where they are. It is the one
+//! that reads every lead, and so it counts them by status, too.
+use std::collections::HashMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use dripline_domain::Timestamp;
+use futures_util::{StreamExt, TryStreamExt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use crate::Chain;
-use crate::counters::Counters;
-use crate::ports::{Ledger, Scanned, StoreError, Timers};
+use crate::metrics::Metrics;
+use crate::ports::{Clock, Ledger, Scanned, StoreError, Timers};
 
 /// Timers that are being set at a time: bounds memory and the load on the server.
 const AT_ONCE: usize = 256;
@@ -26,7 +30,8 @@ pub(crate) struct SweeperActor;
 pub(crate) struct SweeperArguments {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) timers: Arc<dyn Timers>,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) every: Duration,
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -78,18 +83,22 @@ impl SweeperArguments {
     }
 
     async fn sweep(&self) -> Result<u64, StoreError> {
-        let mut set = self
-            .ledger
-            .without_timer()
-            .await?
-            .map(|scanned| async {
-                let Scanned { key, next_action, generation } = scanned?;
-                let Some(at) = next_action else { return Ok(0) };
+        let mut leads = HashMap::new();
+        let waiting = self.ledger.scan().await?.try_filter_map(|scanned| {
+            if let Some(status) = scanned.status {
+                *leads.entry(status).or_default() += 1;
+            }
+            let Scanned { key, next_action, generation, has_timer, status: _ } = scanned;
+            ready(Ok(next_action.filter(|_| !has_timer).map(|at| (key, at, generation))))
+        });
+        let mut set = waiting
+            .map(|waiting| async {
+                let (key, at, generation) = waiting?;
                 self.timers
                     .set_if_absent(&key, at, generation)
                     .await
                     .map_err(|error| StoreError::Unavailable(error.0))?;
-                self.counters.timer_mended();
+                self.metrics.timers_mended.increment(1);
                 Ok::<_, StoreError>(1)
             })
             .buffer_unordered(AT_ONCE);
@@ -97,6 +106,9 @@ impl SweeperArguments {
         while let Some(one) = set.next().await {
             mended += one?;
         }
+        drop(set);
+        self.metrics.counted(&leads);
+        self.metrics.swept.set(self.clock.now().since(Timestamp::from_millis(0)));
         Ok(mended)
     }
 }

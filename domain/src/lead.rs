@@ -6,6 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use sha2::Sha256;
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use crate::{
     Address, Enrolment, EnrolmentId, Profile, SOFT_BOUNCES_KEPT, State, Suppression, SuppressionCause, SuppressionMark,
@@ -191,8 +192,9 @@ impl ArrivalId {
 const SENT_AS_MILLIS: u64 = 120_000;
 
 /// Where a lead is, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, VariantNames)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum LeadStatus {
     /// Waits for its first email.
     New,
@@ -219,18 +221,7 @@ pub enum LeadStatus {
 impl LeadStatus {
     /// As in the document and its header.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::New => "NEW",
-            Self::Active => "ACTIVE",
-            Self::Sending => "SENDING",
-            Self::InDoubt => "IN_DOUBT",
-            Self::Parked => "PARKED",
-            Self::Completed => "COMPLETED",
-            Self::HardBounce => "HARD_BOUNCE",
-            Self::Complained => "COMPLAINED",
-            Self::Unsubscribed => "UNSUBSCRIBED",
-            Self::Suppressed => "SUPPRESSED",
-        }
+        self.into()
     }
 }
 
@@ -291,8 +282,11 @@ impl Entry {
 }
 
 /// The kinds of [`Entry`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, IntoStaticStr, VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum What {
     /// Began a sequence.
     Enrolled,

@@ -1,7 +1,10 @@
+use strum::{IntoStaticStr, VariantNames};
+
 use crate::Timestamp;
 
 /// What came of one call to an email provider. A closed set: every adapter maps every answer onto it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// The provider took the email; it is mailed, as far as we are concerned.
     Accepted {
@@ -38,13 +41,6 @@ pub enum Outcome {
 impl Outcome {
     /// The outcome's name, for logs and metrics.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Accepted { .. } => "accepted",
-            Self::RateLimited { .. } => "rate_limited",
-            Self::Transient { .. } => "transient",
-            Self::Refused { .. } => "refused",
-            Self::Misconfigured { .. } => "misconfigured",
-            Self::Unknown { .. } => "unknown",
-        }
+        self.into()
     }
 }

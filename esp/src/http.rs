@@ -170,8 +170,9 @@ pub(crate) fn client(url: &Url, timeout: Duration, connections: usize) -> Client
     if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder }
 }
 
-/// rustls leaves the choice of cryptography to the program. Whoever chose first stays.
-pub(crate) fn install_tls() {
+/// rustls leaves the choice of cryptography to the program: to be called before anything speaks TLS. Whoever chose first
+/// stays.
+pub fn install_tls() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();

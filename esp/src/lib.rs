@@ -37,6 +37,7 @@ mod wire;
 
 pub use compose::{MinijinjaComposer, check_sequence};
 pub use error::BuildError;
+pub use http::install_tls;
 pub use mailgun::Mailgun;
 pub use outbox::Outbox;
 pub use outgoing::HttpWebhook;

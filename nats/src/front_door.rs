@@ -3,6 +3,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_trait::async_trait;
 use dripline_actors::ports::{FrontDoor, Submission};
+use dripline_actors::trace;
 
 use crate::batch::{self, BatchMessage};
 use crate::batch_queue::{Answer, BatchQueue};
@@ -42,6 +43,9 @@ fn message(lead: Submission) -> BatchMessage {
     headers.insert("Content-Type", lead.content_type);
     if let Some(id) = &lead.id {
         headers.insert(NATS_MESSAGE_ID, id.as_str());
+    }
+    if let Some(trace) = &lead.trace {
+        headers.insert(trace::HEADER, trace.as_str());
     }
     BatchMessage { subject, headers, payload: lead.payload }
 }

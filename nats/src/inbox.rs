@@ -9,6 +9,7 @@ use async_nats::{Client, Subject};
 use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_actors::ports::{Acknowledge, Delivery, Inbox, Settle, Settlement, StoreError};
+use dripline_actors::trace;
 use dripline_domain::Timestamp;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Mutex;
@@ -104,6 +105,7 @@ impl JetStreamInbox {
             content_type: header("Content-Type")
                 .map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()),
             message_id: header("Nats-Msg-Id").map(str::to_owned),
+            trace: header(trace::HEADER).map(str::to_owned),
             subject: message.subject.to_string(),
             payload: message.payload,
             sequence,

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::key_hash::key_hash;
 use crate::lead_scan::newest_of_each;
-use crate::store::{GENERATION_HEADER, KV_OPERATION, NEXT_HEADER};
+use crate::store::{GENERATION_HEADER, KV_OPERATION, NEXT_HEADER, STATUS_HEADER};
 use crate::topology::{LEADS_BUCKET_SUBJECT, TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 
 /// What the sweeper reads: the subjects of `TIMERS`, and the headers of `leads`.
@@ -47,18 +47,11 @@ impl JetStreamLedger {
 
 #[async_trait]
 impl Ledger for JetStreamLedger {
-    async fn without_timer(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError> {
+    async fn scan(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError> {
         let with_timer = self.with_timer().await?;
         let (_, messages) = newest_of_each(&self.leads, format!("{LEADS_BUCKET_SUBJECT}>"), true).await?;
-        let scanned = messages.map_ok(|message| read(&message));
-        Ok(scanned
-            .try_filter_map(move |scanned| {
-                let wanted = scanned.filter(|scanned| {
-                    scanned.next_action.is_some() && !with_timer.contains(&key_hash(scanned.key.as_str()))
-                });
-                std::future::ready(Ok(wanted))
-            })
-            .boxed())
+        let scanned = messages.try_filter_map(move |message| std::future::ready(Ok(read(&message, &with_timer))));
+        Ok(scanned.boxed())
     }
 
     async fn reconnected(&self) {
@@ -70,14 +63,16 @@ impl Ledger for JetStreamLedger {
 }
 
 /// One lead as its headers show it; none where the message is no lead of ours.
-fn read(message: &Message) -> Option<Scanned> {
+fn read(message: &Message, with_timer: &HashSet<u64>) -> Option<Scanned> {
     let headers = message.headers.as_ref();
     let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
     match message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).map(LeadKey::parse) {
         Some(Ok(key)) if header(KV_OPERATION).is_none() => Some(Scanned {
+            has_timer: with_timer.contains(&key_hash(key.as_str())),
             key,
             next_action: header(NEXT_HEADER).and_then(|text| text.parse().ok()).map(Timestamp::from_millis),
             generation: header(GENERATION_HEADER).and_then(|text| text.parse().ok()).unwrap_or(0),
+            status: header(STATUS_HEADER).and_then(|text| text.parse().ok()),
         }),
         Some(Ok(_)) | None => None,
         Some(Err(error)) => {

@@ -16,7 +16,7 @@ use crate::topology::{JOURNAL_SUBJECT, JOURNAL_TTL, LEADS_BUCKET_SUBJECT};
 /// Our own headers on a lead's document: a scan reads them instead of the document.
 pub(crate) const NEXT_HEADER: &str = "Dripline-Next";
 pub(crate) const GENERATION_HEADER: &str = "Dripline-Generation";
-const STATUS_HEADER: &str = "Dripline-Status";
+pub(crate) const STATUS_HEADER: &str = "Dripline-Status";
 /// Tells our write from another's when an answer is lost.
 const TOKEN_HEADER: &str = "Dripline-Token";
 /// On a key that was deleted or purged, by the CLI or another client.

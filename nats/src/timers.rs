@@ -1,10 +1,12 @@
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
-use dripline_actors::TimerPayload;
 use dripline_actors::ports::{TimerError, Timers};
+use dripline_actors::{TimerPayload, trace};
 use dripline_domain::{LeadKey, Timestamp};
 
 use crate::batch::is_wrong_last_sequence;
@@ -13,6 +15,10 @@ use crate::topology::{TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 /// The server looks for what is due every 250 ms and no sooner (nats-server 2.15, `MsgScheduling.resetTimer`), so a
 /// schedule may fire so much late. It is set so much early, and the lead waits out the rest.
 const EARLY_MILLIS: i64 = 250;
+
+/// What is due within this is part of the trace that set the timer. Later steps begin traces of their own, which have
+/// the lead's id and the send key in common: a trace that lasts for weeks is of no use.
+const SAME_TRACE: Duration = Duration::from_mins(1);
 
 /// The stream `TIMERS`: scheduled messages (ADR-51). A lead has one pending schedule, `timers.at.<key>`, which fires
 /// into `timers.due.<key>`. Only `@at` is used: after a downtime an overdue one fires at once.
@@ -40,8 +46,13 @@ impl JetStreamTimers {
         if if_absent {
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
+        if at.since(now()) <= SAME_TRACE
+            && let Some(trace) = trace::current()
+        {
+            headers.insert(trace::HEADER, trace);
+        }
         let fires_at = Timestamp::from_millis(at.as_millis().saturating_sub(EARLY_MILLIS));
-        let subject = if fires_at.as_millis() <= now_millis() {
+        let subject = if fires_at <= now() {
             // Due already, or in a moment: no need of a schedule.
             due
         } else {
@@ -91,8 +102,7 @@ impl Timers for JetStreamTimers {
     }
 }
 
-fn now_millis() -> i64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -42,6 +42,10 @@ pub struct Config {
     pub outgoing_webhooks: Vec<OutgoingWebhook>,
     /// What is logged, and how.
     pub log: Log,
+    /// What is measured, and where it is served.
+    pub metrics: Metrics,
+    /// What is traced, and where it is sent.
+    pub telemetry: Telemetry,
 }
 
 /// How to reach NATS. At most one of user and password, `nkey_seed`, and `creds_file`.
@@ -451,4 +455,32 @@ pub enum LogFormat {
     Pretty,
     /// For machines: one JSON object a line.
     Json,
+}
+
+/// What is measured, and where it is served.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// `DRIPLINE_METRICS__LISTEN`: where `/metrics`, `/healthz` and `/readyz` are served, for every kind of process.
+    /// Nothing is measured without it. Nobody is asked for a key there, so it should not be open to the internet.
+    #[serde(with = "units::listen_if_set")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// What is traced, and where it is sent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// `DRIPLINE_TELEMETRY__OTLP_ENDPOINT`: an OpenTelemetry collector that takes OTLP by HTTP, such as
+    /// `http://127.0.0.1:4318`; traces go to its `/v1/traces`. Nothing is traced without it.
+    pub otlp_endpoint: Option<String>,
+    /// `DRIPLINE_TELEMETRY__SAMPLE_RATIO`: the part of the traces that is sent, from 0 to 1. A trace that began elsewhere
+    /// is sent if it is there.
+    pub sample_ratio: f64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: 1.0 }
+    }
 }

@@ -89,12 +89,14 @@ fn every_kind_of_value_can_be_a_variable() {
         .variable("DRIPLINE_ENGINE__ACK_WAIT", "1m 30s")
         .variable("DRIPLINE_SEQUENCES__SOURCES__WEB", "nurture")
         .variable("DRIPLINE_LOG__FORMAT", "json")
+        .variable("DRIPLINE_METRICS__LISTEN", "0.0.0.0:9464")
         .variable("DRIPLINE_ESP__PROVIDER", "sendgrid")
         .variable("DRIPLINE_ESP__SENDGRID__API_KEY", "SG.x")
         .variable("DRIPLINE_LOG", "debug");
     let config = setting.load().unwrap().config;
     assert_eq!(config.gateway.body_limit, 1_000);
     assert_eq!(config.gateway.listen.port(), 80);
+    assert_eq!(config.metrics.listen.map(|listen| listen.port()), Some(9_464));
     assert_eq!(config.gateway.rate_per_ip.map(std::num::NonZeroU32::get), Some(20));
     assert!(config.gateway.trust_forwarded_for);
     assert_eq!(config.engine.ack_wait.as_secs(), 90);
@@ -142,6 +144,22 @@ fn what_is_wrong_in_the_file_is_one_line_with_file_key_and_remedy() {
         (
             "[gateway]\nlisten = \"8080\"",
             "dripline.toml: gateway.listen: `8080` is not an address and a port; write \"127.0.0.1:8080\", or \"0.0.0.0:8080\" for all",
+        ),
+        (
+            "[telemetry]\notlp_endpoint = \"collector:4318\"",
+            "dripline.toml: telemetry.otlp_endpoint: `collector:4318` is not a web address; write \"http://127.0.0.1:4318\"",
+        ),
+        (
+            "[telemetry]\nsample_ratio = 10",
+            "dripline.toml: telemetry.sample_ratio: `10` is not from 0 to 1; write 0.1 to send a tenth of the traces",
+        ),
+        (
+            "[metrics]\nlisten = \"9464\"",
+            "dripline.toml: metrics.listen: `9464` is not an address and a port; write \"127.0.0.1:8080\", or \"0.0.0.0:8080\" for all",
+        ),
+        (
+            "[metrics]\nlisten = \"127.0.0.1:8080\"",
+            "dripline.toml: metrics.listen: `127.0.0.1:8080` is where the gateway listens; take another port",
         ),
         (
             "[gateway]\nbody_limit = \"64 parsecs\"",
@@ -229,7 +247,7 @@ fn what_is_wrong_in_a_variable_is_one_line_with_its_name() {
         (
             "DRIPLINE_ESP_RATE",
             "5",
-            "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, webhooks, unsubscribe, engine, retry, feedback, guard, statistics, outgoing_webhooks, log",
+            "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, webhooks, unsubscribe, engine, retry, feedback, guard, statistics, outgoing_webhooks, log, metrics, telemetry",
         ),
         ("DRIPLINE_", "5", "DRIPLINE_: unknown key"),
         (

@@ -81,6 +81,25 @@ pub mod listen {
     }
 }
 
+/// The same, or nothing.
+pub mod listen_if_set {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Listen(#[serde(with = "super::listen")] SocketAddr);
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub fn serialize<S: Serializer>(address: &Option<SocketAddr>, to: S) -> Result<S::Ok, S::Error> {
+        address.map(Listen).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+        Ok(Option::<Listen>::deserialize(from)?.map(|Listen(address)| address))
+    }
+}
+
 /// Hands a text or a bare number to the same parser, so that both are answered with the same sentence.
 struct Plain<F>(&'static str, F);
 

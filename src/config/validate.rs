@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use super::units::duration;
 use super::{
-    ConfigError, Engine, Esp, Feedback, Gateway, Guard, Loaded, Log, Nats, OutgoingWebhook, Provider, Retry, Sequences,
-    Unsubscribe,
+    ConfigError, Engine, Esp, Feedback, Gateway, Guard, Loaded, Log, Metrics, Nats, OutgoingWebhook, Provider, Retry,
+    Sequences, Telemetry, Unsubscribe,
 };
 use axum::http::Uri;
 use dripline_domain::{JournalEvent, SOFT_BOUNCES_KEPT, check_region};
@@ -39,7 +39,9 @@ pub fn validate(loaded: &Loaded) -> Checked {
         ensure(loaded, "statistics.exclude", is_name(name), || not_a_name(name))?;
     }
     outgoing_webhooks(loaded, &config.outgoing_webhooks)?;
-    log(loaded, &config.log)
+    log(loaded, &config.log)?;
+    metrics(loaded, &config.metrics, &config.gateway)?;
+    telemetry(loaded, &config.telemetry)
 }
 
 /// `key` must hold; otherwise `message` says what would.
@@ -164,10 +166,13 @@ fn gateway(loaded: &Loaded, gateway: &Gateway) -> Checked {
         })?;
     }
     let Some(url) = &gateway.form_redirect else { return Ok(()) };
-    let is_url = url.starts_with("https://") || url.starts_with("http://");
-    ensure(loaded, "gateway.form_redirect", is_url && is_visible(url), || {
+    ensure(loaded, "gateway.form_redirect", is_url(url), || {
         format!("`{url}` is not a web address; write \"https://acme.example/thanks\"")
     })
+}
+
+fn is_url(url: &str) -> bool {
+    (url.starts_with("https://") || url.starts_with("http://")) && is_visible(url)
 }
 
 /// Scheme, host and perhaps a port, as a browser sends it.
@@ -295,6 +300,24 @@ fn outgoing_webhooks(loaded: &Loaded, webhooks: &[OutgoingWebhook]) -> Checked {
 
 fn log(loaded: &Loaded, log: &Log) -> Checked {
     filter(&log.level).map_err(|message| loaded.wrong("log.level", message))
+}
+
+fn metrics(loaded: &Loaded, metrics: &Metrics, gateway: &Gateway) -> Checked {
+    // Port 0 is a free one, another each time.
+    let same = metrics.listen.is_some_and(|listen| listen.port() != 0 && listen == gateway.listen);
+    ensure(loaded, "metrics.listen", !same, || {
+        format!("`{}` is where the gateway listens; take another port", gateway.listen)
+    })
+}
+
+fn telemetry(loaded: &Loaded, telemetry: &Telemetry) -> Checked {
+    ensure(loaded, "telemetry.sample_ratio", (0.0..=1.0).contains(&telemetry.sample_ratio), || {
+        format!("`{}` is not from 0 to 1; write 0.1 to send a tenth of the traces", telemetry.sample_ratio)
+    })?;
+    let Some(url) = &telemetry.otlp_endpoint else { return Ok(()) };
+    ensure(loaded, "telemetry.otlp_endpoint", is_url(url), || {
+        format!("`{url}` is not a web address; write \"http://127.0.0.1:4318\"")
+    })
 }
 
 /// Whether this says which events are logged.

@@ -12,8 +12,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use dripline_actors::ports::Submission;
+use dripline_actors::trace;
 use dripline_domain::LeadId;
 use serde_json::{Map, Value, map};
+use tracing::Span;
 
 use super::request::{read, text, wants_page};
 use super::{IDEMPOTENCY_KEY, Problem, Shared, auth};
@@ -78,7 +80,8 @@ async fn take(shared: &Shared, source: Option<String>, request: Request, began: 
     let lead_id = shared.lead_ids.lead_id(&arrival.address);
     // Two people never share an id, even where a client uses one key for all it sends.
     let id = id.map(|key| format!("{lead_id}:{key}"));
-    let lead = Submission { source, payload, content_type: JSON, id };
+    Span::current().record("lead_id", lead_id.as_str());
+    let lead = Submission { source, payload, content_type: JSON, id, trace: trace::current() };
     if let Err(error) = shared.door.submit(lead).await {
         if let Some(refused) = shared.refusals.to_say() {
             tracing::warn!(refused, error = &error as &dyn Error, "leads refused: the queue does not take them");

@@ -27,12 +27,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::post;
 use axum::serve::ListenerExt;
 use dripline_actors::ports::{Clock, FeedbackDoor, FrontDoor};
+use dripline_actors::trace;
 use dripline_domain::{LeadIdKey, Sanitiser};
 use dripline_esp::UnsubscribeLinks;
 use dripline_esp::webhooks::Bridge;
@@ -40,6 +43,8 @@ use governor::Quota;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use tracing::field::Empty;
+use tracing::{Instrument, trace_span};
 
 use self::auth::{ApiKeys, KeyedLimit};
 use self::health::{QueueCheck, ReadyCheck};
@@ -48,8 +53,8 @@ use self::problem::Problem;
 use self::refusals::RefusalLog;
 use self::unsubscribe::Unsubscribe;
 use self::webhooks::Webhooks;
-use crate::config;
 use crate::telemetry::Addresses;
+use crate::{config, metrics};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -124,6 +129,7 @@ pub fn router(gateway: Gateway) -> Result<Router, minijinja::Error> {
     let leads = Router::new()
         .route("/v1/leads", post(leads::submit))
         .route("/v1/leads/{source}", post(leads::submit_from))
+        .route_layer(middleware::from_fn(traced))
         .with_state(Arc::new(shared))
         // Asked for here as well, so that the layer below answers a preflight first.
         .method_not_allowed_fallback(not_allowed);
@@ -138,12 +144,28 @@ pub fn router(gateway: Gateway) -> Result<Router, minijinja::Error> {
         .layer(DefaultBodyLimit::disable())
         .merge(health::router(checks))
         .fallback(async || Problem::not_found())
-        .method_not_allowed_fallback(not_allowed);
+        .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::from_fn(metrics::observe));
     Ok(router)
 }
 
 async fn not_allowed() -> Problem {
     Problem::method_not_allowed()
+}
+
+/// One request in a trace: the client's own, if its header tells of one.
+async fn traced(request: Request, next: Next) -> Response {
+    let span = trace_span!(
+        target: trace::TARGET,
+        "POST /v1/leads",
+        otel.kind = "server",
+        lead_id = Empty,
+        http.response.status_code = Empty
+    );
+    trace::continue_from(&span, request.headers().get(trace::HEADER).and_then(|header| header.to_str().ok()));
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    response
 }
 
 /// Lets scripts on these pages hand leads in; none when there are no such pages.

@@ -498,6 +498,7 @@ impl Reader {
             payload: payload.into(),
             content_type: "application/json",
             id: Some(id),
+            trace: None,
         })
     }
 }

@@ -47,6 +47,7 @@ async fn a_lead_whose_actor_fails_again_and_again_is_parked_and_the_others_go_on
     loaded.config.engine.restart_limit = 3;
     let config = &loaded.config;
 
+    let metrics = dripline::metrics::install().unwrap();
     let connections = service::connect(config, "test").await.unwrap();
     let context = Connections::jetstream(&connections.general);
     let applied = topology::apply(&context, service::topology_options(config)).await.unwrap();
@@ -63,7 +64,14 @@ async fn a_lead_whose_actor_fails_again_and_again_is_parked_and_the_others_go_on
     let reason = parked["enrollments"][0]["reason"].as_str().unwrap();
     assert!(reason.contains("failed 3 times") && reason.contains("a bug shows for this lead"), "{reason}");
     until("its message is in REJECTED", async || system.rejected("failed_repeatedly").await.len() == 1).await.unwrap();
-    let counts = engine.counters().read();
-    assert_eq!((counts.restarts, counts.parked, counts.rejected, counts.sent), (3, 1, 1, 3), "{counts:?}");
+    let measured = metrics.render();
+    for line in [
+        "dripline_lead_restarts_total 3",
+        "dripline_lead_events_total{event=\"parked\"} 1",
+        "dripline_lead_events_total{event=\"sent\"} 3",
+        "dripline_rejected_total{code=\"failed_repeatedly\"} 1",
+    ] {
+        assert!(measured.lines().any(|measured| measured == line), "no {line} in:\n{measured}");
+    }
     engine.stop(Duration::from_secs(5)).await;
 }

@@ -13,6 +13,8 @@ use dripline_domain::{
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Serialize;
+use tracing::field::Empty;
+use tracing::{Instrument, trace_span};
 
 use super::Services;
 use crate::Chain;
@@ -23,6 +25,7 @@ use crate::ports::{
 };
 use crate::provider::{NoPlace, Place};
 use crate::slot::NotRunning;
+use crate::trace;
 
 /// When something the process needs is away, its message comes again so much later.
 const AWAY: Duration = Duration::from_secs(2);
@@ -53,6 +56,18 @@ pub(crate) enum Work {
     Told(Box<Telling>),
     /// This lead failed too often: park it, with the reason.
     Park(String),
+}
+
+impl Work {
+    /// Its name in a trace.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Arrive(_) => "lead arrived",
+            Self::Wake(_) => "lead woken",
+            Self::Told(_) => "lead told",
+            Self::Park(_) => "lead parked",
+        }
+    }
 }
 
 /// A lead that a source handed in.
@@ -146,13 +161,22 @@ impl Actor for LeadActor {
         state: &mut LeadState,
     ) -> Result<(), ActorProcessingErr> {
         crash_point("taken");
-        let done = match work {
-            Work::Arrive(arriving) => state.arrive(*arriving, &delivery).await,
-            Work::Wake(generation) => state.wake(generation).await,
-            Work::Told(telling) => Box::pin(state.told(&telling, &delivery)).await,
-            // Rare, and large: boxed, so that each message's future does not have room for it.
-            Work::Park(reason) => Box::pin(state.park(reason, &delivery)).await,
+        let span = trace_span!(
+            target: trace::TARGET, "lead", otel.name = work.name(), otel.kind = "consumer", lead_id = Empty,
+            deliveries = delivery.deliveries
+        );
+        trace::continue_from(&span, delivery.trace.as_deref());
+        let done = async {
+            match work {
+                Work::Arrive(arriving) => state.arrive(*arriving, &delivery).await,
+                Work::Wake(generation) => state.wake(generation).await,
+                Work::Told(telling) => Box::pin(state.told(&telling, &delivery)).await,
+                // Rare, and large: boxed, so that each message's future does not have room for it.
+                Work::Park(reason) => Box::pin(state.park(reason, &delivery)).await,
+            }
         };
+        let done = done.instrument(span.clone()).await;
+        span.record("lead_id", state.lead_id());
         state.settle(done, delivery).await;
         state.services.finished(&state.key);
         Ok(())
@@ -316,6 +340,7 @@ impl LeadState {
         let services = Arc::clone(&self.services);
         let Some(lead) = self.lead().await? else { return Ok(()) };
         let Some(enrolment) = lead.enrolment(id) else { return Ok(()) };
+        let due = enrolment.state.next_action();
         let Some(sequence) = services.sequence_of(enrolment).await? else {
             let SequenceRef { name, version } = &enrolment.sequence;
             let fail = StepEvent::Fail(format!("there is no version {version} of sequence `{name}`"));
@@ -338,6 +363,7 @@ impl LeadState {
             answer_within: services.answer_within,
         };
         let Decided::Send(attempt) = self.decide_step(id, &begin).await? else { return Ok(()) };
+        services.metrics.scheduler_lag.record(services.clock.now().since(due.unwrap_or(attempt.started_at)));
         // 6: the call. The intent's commit may have taken long: whoever said no meanwhile is not called.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
         if let Some(why_not) = self.says_no(&email, transactional).await {
@@ -346,7 +372,12 @@ impl LeadState {
         }
         let call_by = attempt.started_at.plus(services.call_within);
         crash_point("calling");
-        let outcome = services.providers.send(email, call_by, place).await?;
+        let call = trace_span!(
+            target: trace::TARGET, "call provider", otel.kind = "client", provider = place.provider(),
+            sequence = email.sequence, step = email.step, send_key, attempt = number, outcome = Empty
+        );
+        let outcome = services.providers.send(email, call_by, place).instrument(call.clone()).await?;
+        call.record("outcome", outcome.name());
         crash_point("answered");
         // 7 and 8: what came of it, on disk; the next timer.
         self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await
@@ -363,7 +394,7 @@ impl LeadState {
         if let Some(until) = services.limiter.paused(services.clock.now()) {
             return Err(Interruption::Later(until));
         }
-        services.limiter.permit().await?;
+        services.limiter.permit().instrument(trace_span!(target: trace::TARGET, "permit")).await?;
         let known = services.suppressions.get(&email.to).await?;
         if known.in_force(transactional).is_none() {
             return Ok(Some(place));
@@ -527,7 +558,7 @@ impl LeadState {
         let effects = match self.commit(transition).await {
             Ok(effects) => effects,
             Err(CommitError::Conflict) => {
-                self.services.counters.conflicted();
+                self.services.metrics.conflicts.increment(1);
                 self.document = Document::Unread;
                 return Ok(Decided::Overtaken);
             }
@@ -565,9 +596,10 @@ impl LeadState {
             token: rand::random(),
         };
         let lines = journal.iter().filter_map(|entry| journal_line(&lead.lead_id, lead.generation, entry)).collect();
-        let revision = self.services.committer.commit(put, lines).await?;
+        let written = self.services.committer.commit(put, lines);
+        let revision = written.instrument(trace_span!(target: trace::TARGET, "commit")).await?;
         for entry in &journal {
-            self.services.counters.count(entry);
+            self.services.metrics.happened(entry);
             tracing::info!(
                 lead_id = %lead.lead_id, sequence = entry.sequence, step = entry.step, attempt = entry.attempt,
                 event = ?entry.event, reason = entry.reason, "lead changed"

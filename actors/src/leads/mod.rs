@@ -12,8 +12,8 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::Chain;
 use crate::committer::Committer;
-use crate::counters::Counters;
 use crate::limiter::RateLimiter;
+use crate::metrics::{Metrics, number};
 use crate::ports::{
     Clock, Composer, Controls, Delivery, LeadStore, Rejected, Rejection, Sequences, Settle, Suppressions, Timers,
 };
@@ -64,7 +64,7 @@ pub(crate) struct Services {
     pub(crate) committer: Committer,
     pub(crate) limiter: RateLimiter,
     pub(crate) providers: Providers,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) leads: Leads,
     /// Stands in where an enrolment's sequence is gone: it has no steps.
     pub(crate) no_sequence: Arc<Sequence>,
@@ -78,9 +78,10 @@ impl Services {
             reason = rejection.reason,
             "a message cannot be processed; it is kept in REJECTED"
         );
+        let code = rejection.code;
         match self.rejected.keep(rejection).await {
             Ok(()) => {
-                self.counters.rejected();
+                Metrics::rejected(code);
                 Settle::Terminate
             }
             Err(error) => {
@@ -300,7 +301,7 @@ impl LeadsState {
     fn failed(&mut self, actor: ActorId, reason: &str) {
         let Some(key) = self.by_actor.remove(&actor) else { return };
         self.resident.remove(&key);
-        self.services.counters.restarted();
+        self.services.metrics.restarts.increment(1);
         let failures =
             self.failures.entry(key).or_insert(Failures { count: 0, last: Instant::now(), reason: String::new() });
         failures.count += 1;
@@ -323,6 +324,7 @@ impl LeadsState {
     }
 
     fn tick(&mut self) {
+        self.services.metrics.resident.set(number(self.resident.len()));
         self.failures.retain(|_, failures| failures.last.elapsed() < FORGIVEN_AFTER);
         while let Some((key, idleness)) = self.idle.front() {
             if self.is_idle_since(key, *idleness) {

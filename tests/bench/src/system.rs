@@ -97,7 +97,8 @@ impl System {
                         tokio::time::sleep_until(start + after).await;
                     }
                     let payload = lead(number).into();
-                    let lead = Submission { source: None, payload, content_type: "application/json", id: None };
+                    let lead =
+                        Submission { source: None, payload, content_type: "application/json", id: None, trace: None };
                     door.submit(lead).await.context("a lead was not taken")
                 }
             })

@@ -118,8 +118,7 @@ impl Composer for MinijinjaComposer {
 /// `welcome.html:3: unexpected end of input`; nothing when all is well.
 pub fn check_sequence(sequence: &Sequence) -> Vec<String> {
     match Compiled::new(sequence) {
-        Ok(_) if sequence.transactional => Vec::new(),
-        Ok(compiled) => compiled.without_link(),
+        Ok(compiled) => compiled.wrong_about_link(sequence.transactional),
         Err(faults) => faults,
     }
 }
@@ -195,20 +194,24 @@ impl Compiled {
         }
     }
 
-    /// A complaint about each body that shows no link to unsubscribe.
-    fn without_link(&self) -> Vec<String> {
+    /// A complaint about each body that shows no link to unsubscribe where there must be one, or one where there is none.
+    fn wrong_about_link(&self, transactional: bool) -> Vec<String> {
         let bodies: BTreeSet<&String> = self.steps.iter().flat_map(|step| step.html.iter().chain(&step.text)).collect();
         let shows_link = |name: &str| {
             let template = self.environment.get_template(name);
             template.is_ok_and(|template| template.undeclared_variables(false).contains(UNSUBSCRIBE_URL))
         };
-        let without = bodies.into_iter().filter(|name| !shows_link(name));
-        without
+        let wrong = bodies.into_iter().filter(|name| shows_link(name) == transactional);
+        wrong
             .map(|name| {
-                format!(
-                    "{name}: shows no link to unsubscribe; write {{{{ {UNSUBSCRIBE_URL} }}}} where it belongs, or \
-                     `transactional = true` in sequence.toml if these emails are part of a service the person uses"
-                )
+                if transactional {
+                    format!("{name}: `{UNSUBSCRIBE_URL}` has no value in a transactional sequence; take it out")
+                } else {
+                    format!(
+                        "{name}: shows no link to unsubscribe; write {{{{ {UNSUBSCRIBE_URL} }}}} where it belongs, or \
+                         `transactional = true` in sequence.toml if these emails are part of a service the person uses"
+                    )
+                }
             })
             .collect()
     }

@@ -266,6 +266,14 @@ fn a_check_asks_for_the_link_in_each_body_that_has_none() {
 }
 
 #[test]
+fn a_check_refuses_the_link_where_it_would_have_no_value() {
+    let mut receipts = Sequence::clone(&sequence("Hello", Some("<p>{{ unsubscribe_url }}</p>"), Some("Hello")));
+    receipts.transactional = true;
+    let faults = check_sequence(&receipts);
+    assert_eq!(faults, ["hello.html: `unsubscribe_url` has no value in a transactional sequence; take it out"]);
+}
+
+#[test]
 fn an_older_version_without_the_link_is_still_sent_with_the_headers() {
     let email = composer().compose(&sequence("Hello", Some("<p>Hello</p>"), None), 0, &lead(None, json!({})), "k");
     one_click_link(&email.unwrap().headers);

@@ -25,7 +25,9 @@ fn events(document: &Value) -> Vec<&str> {
 /// A sequence whose emails an unsubscribe does not stop.
 fn transactional(system: &System, name: &str, steps: &[(&str, &str)]) {
     system.sequence(name, steps);
-    let file = system.dir().join("sequences").join(name).join("sequence.toml");
+    let folder = system.dir().join("sequences").join(name);
+    std::fs::write(folder.join("body.html"), "<p>Thank you for your payment</p>").unwrap();
+    let file = folder.join("sequence.toml");
     let toml = std::fs::read_to_string(&file).unwrap();
     std::fs::write(file, toml.replacen("version = 1\n", "version = 1\ntransactional = true\n", 1)).unwrap();
 }

@@ -158,7 +158,7 @@ async fn an_import_that_is_told_to_stop_says_how_to_go_on_and_refuses_another_fi
     assert_eq!(code, Some(2));
     assert!(err.contains("another import of leads.csv is running"), "{err}");
     assert_eq!(stopped.stop().await.unwrap(), Some(1));
-    assert!(system.log().contains("the lead queue is full; waiting for it"), "{}", system.log());
+    assert!(system.log().contains("the queue is full; waiting for it"), "{}", system.log());
     assert!(system.log().contains("stopped after row 4000; the same command goes on from there"), "{}", system.log());
 
     for (arguments, says) in [
@@ -188,7 +188,7 @@ async fn a_full_queue_is_waited_for_even_where_a_batch_would_never_fit() {
     write(&system, "leads.csv", csv(1_000));
     let (code, report, err) = import(&system, &["leads.csv"]).await;
     assert_eq!((code, &report["queued"]), (Some(0), &json!(1_000)), "{err}");
-    assert!(err.contains("the lead queue is full; waiting for it"), "{err}");
+    assert!(err.contains("the queue is full; waiting for it"), "{err}");
     until_settled(&system).await;
     assert_eq!(system.documents().await.len(), 1_000);
 }

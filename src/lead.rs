@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Subcommand;
 use dripline_actors::ports::LeadStore as _;
-use dripline_domain::{Address, Enrolment, Entry, Lead, LeadKey, Sequence, State, StopReason};
+use dripline_domain::{Address, Enrolment, Entry, Hold, Lead, LeadKey, Sequence, State, StopReason};
 use dripline_nats::{Connections, JetStreamLeadStore, read_sequence, topology};
 
 use crate::cli::{Output, print, readable};
@@ -60,6 +60,9 @@ fn head(lead: &Lead) -> String {
     if let Some(suppressed) = &lead.suppressed {
         text.push_str(&format!("must not be mailed: {} ({})\n", suppressed.reason, suppressed.cause.name()));
     }
+    if let Some(Hold { by, reason, timestamp }) = &lead.paused {
+        text.push_str(&format!("paused by {by}, {}: {reason}\n", readable(*timestamp)));
+    }
     text
 }
 
@@ -83,12 +86,18 @@ fn state(enrolment: &Enrolment, sequence: Option<&Sequence>) -> String {
             );
             format!("{step} ({of}), attempt {}: nobody knows whether it was sent ({reason}); {then}", attempt.number)
         }
-        State::Parked { reason } => format!("cannot go on at {step} ({of}): {reason}"),
+        State::Parked { reason, .. } => format!("cannot go on at {step} ({of}): {reason}"),
         State::Completed => "every step was sent".to_owned(),
         State::Stopped { reason: StopReason::Suppressed(suppressed), .. } => {
             format!("ended at {step} ({of}): {}", suppressed.reason)
         }
         State::Stopped { reason: StopReason::Restarted, .. } => format!("ended at {step} ({of}): began anew"),
+        State::Stopped { reason: StopReason::Moved, .. } => {
+            format!("ended at {step} ({of}): an operator moved it, and a later enrolment goes on")
+        }
+        State::Stopped { reason: StopReason::Operator(reason), .. } => {
+            format!("ended at {step} ({of}) by an operator: {reason}")
+        }
     };
     let (name, version, number) = (&enrolment.sequence.name, enrolment.sequence.version, enrolment.number);
     let mut text = format!("\n{name} version {version}, enrolment {number}: {}\n    {what}\n", enrolment.state.name());

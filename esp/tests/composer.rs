@@ -44,6 +44,8 @@ fn lead(first_name: Option<&str>, attributes: Value) -> Lead {
         profile: Profile { first_name: first_name.map(str::to_owned), attributes, ..Profile::default() },
         suppressed: None,
         soft_bounces: Vec::new(),
+        paused: None,
+        requests: Vec::new(),
         generation: 0,
         created_at: Timestamp::from_millis(0),
         enrolments: Vec::new(),

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::breaker::BreakerLimits;
 use crate::committer::Committer;
+use crate::control::Controller;
 use crate::counters::Counters;
 use crate::feedback::FeedbackIntake;
 use crate::intake::{Due, Intake};
@@ -120,6 +121,7 @@ pub struct Engine {
     tree: JoinHandle<()>,
     stopping: watch::Sender<bool>,
     counters: Arc<Counters>,
+    controller: Controller,
     places: [Places; 3],
 }
 
@@ -138,7 +140,14 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let (stopping, stopped) = watch::channel(false);
         let (committer, limiter, leads) = (Committer::new(), RateLimiter::new(), Leads::new());
-        let providers = Providers::new(&ports.esps, settings.calls_in_flight, settings.breaker, &limiter, &ports.clock);
+        let providers = Providers::new(
+            &ports.esps,
+            settings.calls_in_flight,
+            settings.breaker,
+            &limiter,
+            &ports.controls,
+            &ports.clock,
+        );
         let services = Arc::new(Services {
             owner: settings.owner.clone(),
             answer_within: settings.answer_within,
@@ -166,6 +175,7 @@ impl Engine {
             sanitiser: settings.sanitiser.clone(),
             lead_ids: settings.lead_ids.clone(),
         });
+        let controller = Controller { services: Arc::clone(&services), lead_ids: settings.lead_ids.clone() };
         let due = Arc::new(Due { services: Arc::clone(&services) });
 
         let feedback = Arc::new(FeedbackIntake {
@@ -264,12 +274,17 @@ impl Engine {
             reset_after: Some(MELTDOWN_WINDOW),
         };
         let (root, tree) = Supervisor::spawn(name("root"), SupervisorArguments { child_specs, options }).await?;
-        Ok(Self { root, tree, stopping, counters, places })
+        Ok(Self { root, tree, stopping, counters, controller, places })
     }
 
     /// What it has done so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What operators can do and see of it.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
     }
 
     /// Resolves when the tree has ended: after [`Engine::stop`], or because restarting did not help.

@@ -6,6 +6,7 @@
 
 mod breaker;
 mod committer;
+mod control;
 mod counters;
 mod crash_point;
 mod engine;
@@ -27,6 +28,7 @@ use std::fmt;
 
 pub use breaker::BreakerLimits;
 pub use committer::CommitError;
+pub use control::{ControlError, Controller, Obeyed, Order, OrderedAction, ProviderStatus};
 pub use counters::{Counters, Counts};
 pub use engine::{Engine, Ports, Settings, StartError};
 pub use intake::TimerPayload;

@@ -218,6 +218,19 @@ impl State {
         }
     }
 
+    /// What it is doing, or would be doing had it not ended.
+    pub(crate) fn in_progress(&self) -> &Self {
+        match self {
+            Self::Stopped { before: Some(before), .. } => before.in_progress(),
+            Self::Stopped { before: None, .. }
+            | Self::Waiting { .. }
+            | Self::Sending { .. }
+            | Self::InDoubt { .. }
+            | Self::Completed
+            | Self::Parked { .. } => self,
+        }
+    }
+
     /// Attempts at the step it is at, as far as is known.
     pub(crate) fn attempts(&self) -> u32 {
         match self {

@@ -401,6 +401,18 @@ impl Lead {
         self.enrolments.iter().find(|enrolment| enrolment.is(id))
     }
 
+    /// Its newest enrolment in this sequence.
+    pub fn newest_enrolment(&self, sequence: &str) -> Option<&Enrolment> {
+        self.enrolments.iter().rfind(|enrolment| enrolment.sequence.name == sequence)
+    }
+
+    /// Its newest enrolment in this sequence of which an attempt is in doubt, be it that it has ended meanwhile.
+    pub fn in_doubt(&self, sequence: &str) -> Option<&Enrolment> {
+        self.enrolments.iter().rfind(|enrolment| {
+            enrolment.sequence.name == sequence && matches!(enrolment.state.in_progress(), State::InDoubt { .. })
+        })
+    }
+
     /// When it needs us next; none when it waits for nothing.
     pub fn next_action(&self) -> Option<Timestamp> {
         let is_held = |state: &State| self.paused.is_some() && matches!(state, State::Waiting { .. });

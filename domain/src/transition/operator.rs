@@ -2,8 +2,8 @@
 use super::{Change, Transition, arrive, decide_step, new_lead};
 use crate::operator::REQUESTS_KEPT;
 use crate::{
-    ArrivalId, Context, Enrolment, Entry, Hold, Lead, Operator, OperatorAction, Refusal, RequestId, Sequence,
-    SequenceRef, State, StepEvent, StopReason, Timestamp, What,
+    ArrivalId, Context, Enrolment, EnrolmentId, Entry, Hold, Lead, Operator, OperatorAction, Refusal, RequestId,
+    Sequence, SequenceRef, State, StepEvent, StopReason, Timestamp, What,
 };
 
 pub(super) fn operate(
@@ -56,9 +56,8 @@ pub(super) fn operate(
         }
         OperatorAction::Resolve { sequence, sent } => {
             let change = change()?;
-            let place =
-                newest(&change.lead, &sequence.name, |state| matches!(in_progress(state), State::InDoubt { .. }))
-                    .ok_or(Refusal::NoSuchAttempt)?;
+            let id = change.lead.in_doubt(&sequence.name).ok_or(Refusal::NoSuchAttempt)?.id();
+            let place = change.place(&id)?;
             let state = &change.lead.enrolments[place].state;
             let step = decide_step(state, StepEvent::Settled { sent, reason: operator.reason().to_owned() }, context)?;
             Ok(change.apply(place, sequence, step))
@@ -82,7 +81,7 @@ fn remember(mut decided: Transition, request: &RequestId) -> Transition {
 /// # Errors
 /// An email is under way: its answer has yet to be written down.
 pub fn erase(lead: &Lead, operator: &Operator, context: &Context) -> Result<Entry, Refusal> {
-    let is_under_way = |enrolment: &Enrolment| match in_progress(&enrolment.state) {
+    let is_under_way = |enrolment: &Enrolment| match enrolment.state.in_progress() {
         State::Sending { .. } => true,
         // Nobody waits for an answer.
         State::InDoubt { .. }
@@ -96,23 +95,6 @@ pub fn erase(lead: &Lead, operator: &Operator, context: &Context) -> Result<Entr
     }
     let (by, reason) = (Some(operator.by().to_owned()), Some(operator.reason().to_owned()));
     Ok(Entry { by, reason, ..Entry::new(context.now, What::Erased) })
-}
-
-/// What it is doing, or would be doing had it not ended.
-fn in_progress(state: &State) -> &State {
-    match state {
-        State::Stopped { before: Some(before), .. } => in_progress(before),
-        State::Stopped { before: None, .. }
-        | State::Waiting { .. }
-        | State::Sending { .. }
-        | State::InDoubt { .. }
-        | State::Completed
-        | State::Parked { .. } => state,
-    }
-}
-
-fn newest(lead: &Lead, sequence: &str, is_wanted: impl Fn(&State) -> bool) -> Option<usize> {
-    lead.enrolments.iter().rposition(|enrolment| enrolment.sequence.name == sequence && is_wanted(&enrolment.state))
 }
 
 fn pause(mut change: Change<'_>, operator: &Operator) -> Result<Transition, Refusal> {
@@ -160,7 +142,8 @@ fn resume(mut change: Change<'_>) -> Result<Transition, Refusal> {
 }
 
 fn move_to(mut change: Change<'_>, to: &Sequence, step: &str, at: Option<Timestamp>) -> Result<Transition, Refusal> {
-    let place = newest(&change.lead, &to.name, |_| true).ok_or(Refusal::NotInSequence)?;
+    let id = change.lead.newest_enrolment(&to.name).ok_or(Refusal::NotInSequence)?.id();
+    let place = change.place(&id)?;
     match &change.lead.enrolments[place].state {
         State::Waiting { .. } | State::Parked { .. } => {}
         State::Sending { .. } | State::InDoubt { .. } => return Err(Refusal::AttemptOpen),
@@ -215,6 +198,10 @@ fn stop(mut change: Change<'_>, sequence: Option<&str>, operator: &Operator) -> 
 }
 
 impl Change<'_> {
+    fn place(&self, id: &EnrolmentId) -> Result<usize, Refusal> {
+        self.lead.enrolments.iter().position(|enrolment| enrolment.is(id)).ok_or(Refusal::NotInSequence)
+    }
+
     /// Ends an enrolment that is not at work, and goes on with a new one at this step of this version: its send keys are
     /// its own, whatever was sent or tried before.
     fn go_on_at(&mut self, place: usize, to: &Sequence, step: usize, state: State) {

@@ -62,7 +62,7 @@ enum Format {
     Csv,
 }
 
-fn parse_status(text: &str) -> Result<LeadStatus, String> {
+pub(crate) fn parse_status(text: &str) -> Result<LeadStatus, String> {
     let name = text.to_uppercase().replace('-', "_");
     serde_json::from_value(Value::String(name)).map_err(|error| error.to_string())
 }

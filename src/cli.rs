@@ -1,4 +1,4 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or sequence.
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or sequence, 3 not found.
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,13 +12,15 @@ use dripline_nats::topology::Action;
 use crate::config::{Config, ConfigError, Loaded, check_sequences, check_unsubscribe, read_sequences};
 use crate::export::{self, ExportCommand};
 use crate::import::{self, ImportCommand};
+use crate::journal::{self, JournalCommand};
 use crate::lead::{self, LeadCommand};
+use crate::provider::{self, ProviderCommand};
 use crate::rejected::{self, RejectedCommand};
 use crate::sequence::{self, SequenceControl};
 use crate::service::{self, Parts};
 use crate::stats::{self, StatsArguments};
 use crate::suppression::{self, SuppressionCommand};
-use crate::{dev, telemetry};
+use crate::{control, dev, status, telemetry};
 
 /// A durable drip-email engine: one supervised actor a lead, on NATS `JetStream`.
 #[derive(Debug, Parser)]
@@ -53,6 +55,14 @@ enum Command {
     /// One lead.
     #[command(subcommand)]
     Lead(LeadCommand),
+    /// The providers: which are stopped, which are held back.
+    #[command(subcommand)]
+    Provider(ProviderCommand),
+    /// How it stands: engines, queues, providers, and what is held back.
+    Status(Output),
+    /// The journal: every change of every lead.
+    #[command(subcommand)]
+    Journal(JournalCommand),
     /// How many emails were sent, delivered, opened, …, by sequence, version and step.
     Stats(StatsArguments),
     /// What could not be processed, and is kept.
@@ -106,6 +116,37 @@ pub(crate) struct Output {
 
 /// Wrong before anything was begun: the caller must change something.
 const WRONG: u8 = 2;
+/// What was asked for is not there.
+const NOT_FOUND: u8 = 3;
+
+/// What was asked for is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotFound(pub(crate) String);
+
+/// A command that cannot be carried out as it stands.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(refused) = error.downcast_ref::<control::Refused>() {
+        return match refused.status {
+            400 => WRONG,
+            404 => NOT_FOUND,
+            _ => 1,
+        };
+    }
+    let is_wrong = error.is::<ConfigError>()
+        || error.is::<service::SequenceProblems>()
+        || error.is::<import::UsageError>()
+        || error.is::<UsageError>();
+    match (is_wrong, error.is::<NotFound>()) {
+        (true, _) => WRONG,
+        (false, true) => NOT_FOUND,
+        (false, false) => 1,
+    }
+}
 
 impl Cli {
     /// Runs the command.
@@ -114,16 +155,7 @@ impl Cli {
             Ok(code) => code,
             Err(error) => {
                 print_error(&format!("{error:#}"));
-                ExitCode::from(
-                    if error.is::<ConfigError>()
-                        || error.is::<service::SequenceProblems>()
-                        || error.is::<import::UsageError>()
-                    {
-                        WRONG
-                    } else {
-                        1
-                    },
-                )
+                ExitCode::from(exit_code(&error))
             }
         }
     }
@@ -151,6 +183,9 @@ impl Command {
             }
             Self::Stats(arguments) => operate(&load()?, async |config| stats::run(&arguments, config).await),
             Self::Lead(command) => operate(&load()?, async |config| lead::run(command, config).await),
+            Self::Provider(command) => operate(&load()?, async |config| provider::run(command, config).await),
+            Self::Status(output) => operate(&load()?, async |config| status::run(&output, config).await),
+            Self::Journal(command) => operate(&load()?, async |config| journal::run(command, config).await),
             Self::Rejected(command) => operate(&load()?, async |config| rejected::run(command, config).await),
             Self::Import(command) => operate(&load()?, async |config| import::run(command, config).await),
             Self::Export(command) => operate(&load()?, async |config| export::run(command, config).await),

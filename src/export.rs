@@ -39,7 +39,7 @@ pub(crate) struct ExportCommand {
     /// How to write them.
     #[arg(long, default_value = "ndjson")]
     format: Format,
-    /// Only leads of this status: NEW, ACTIVE, SENDING, IN_DOUBT, PARKED, COMPLETED, SUPPRESSED. May be repeated.
+    /// Only leads of this status: NEW, ACTIVE, SENDING, IN_DOUBT, PARKED, PAUSED, COMPLETED, SUPPRESSED. May be repeated.
     #[arg(long, value_parser = parse_status)]
     status: Vec<LeadStatus>,
     /// Only leads that are or were in this sequence.
@@ -62,7 +62,7 @@ enum Format {
     Csv,
 }
 
-fn parse_status(text: &str) -> Result<LeadStatus, String> {
+pub(crate) fn parse_status(text: &str) -> Result<LeadStatus, String> {
     let name = text.to_uppercase().replace('-', "_");
     serde_json::from_value(Value::String(name)).map_err(|error| error.to_string())
 }

@@ -3,16 +3,20 @@
 
 pub mod cli;
 pub mod config;
+mod control;
 mod dev;
 mod export;
 pub mod gateway;
 mod import;
+mod journal;
 mod lead;
 pub mod metrics;
 mod progress;
+mod provider;
 mod rejected;
 mod sequence;
 pub mod service;
 mod stats;
+mod status;
 mod suppression;
 pub mod telemetry;

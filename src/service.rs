@@ -20,10 +20,10 @@ use dripline_esp::{
 };
 use dripline_nats::topology::{self, Applied, Change};
 use dripline_nats::{
-    Connections, Figures, JetStreamControls, JetStreamFeedbackDoor, JetStreamFrontDoor, JetStreamInbox,
-    JetStreamJournal, JetStreamLeadStore, JetStreamLedger, JetStreamLeftovers, JetStreamPresence, JetStreamRejected,
-    JetStreamStatistics, JetStreamSuppressions, JetStreamTimers, Login, Mender, Selection, SequenceBook,
-    SuppressionList,
+    Connections, ControlParts, ControlService, Figures, JetStreamControls, JetStreamFeedbackDoor, JetStreamFrontDoor,
+    JetStreamInbox, JetStreamJournal, JetStreamLeadStore, JetStreamLedger, JetStreamLeftovers, JetStreamPresence,
+    JetStreamRejected, JetStreamStatistics, JetStreamSuppressions, JetStreamTimers, Login, Mender, ReadFolder,
+    Selection, SequenceBook, SuppressionList,
 };
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
@@ -95,6 +95,7 @@ pub(crate) struct Running {
     connections: Connections,
     stats: AbortHandle,
     engine: Option<Engine>,
+    control: Option<ControlService>,
     gateway: Option<(tokio::task::JoinHandle<std::io::Result<()>>, tokio::sync::oneshot::Sender<()>)>,
     metrics: Option<Served>,
     /// Where the gateway listens.
@@ -123,12 +124,25 @@ impl Running {
         let links = unsubscribe_links(config, &lead_ids, address.unwrap_or(config.gateway.listen));
         let engine = match esps {
             Some(esps) => {
-                let ports = ports(loaded, &connections, esps, links.clone()).await?;
+                let sequences = sequences(loaded, &connections).await?;
+                let ports =
+                    ports(config, &connections, esps, links.clone(), lead_ids.clone(), Arc::clone(&sequences)).await?;
+                let controls = Arc::clone(&ports.controls);
                 let settings = settings(config, owner, lead_ids.clone());
-                Some(Engine::start(ports, settings).await.context("the engine did not start")?)
+                let engine = Engine::start(ports, settings).await.context("the engine did not start")?;
+                let parts = ControlParts {
+                    controller: engine.controller().clone(),
+                    controls,
+                    sequences,
+                    folder: folder(loaded.clone()),
+                    sanitiser: sanitiser(config),
+                };
+                let control = ControlService::start(&connections, parts).await?;
+                Some((engine, control))
             }
             None => None,
         };
+        let (engine, control) = engine.unzip();
         let mut gateway = None;
         if let Some(listener) = listener {
             let bridge = Bridge::new(&config.webhooks).map_err(|error| loaded.wrong("webhooks", error.to_string()))?;
@@ -166,7 +180,7 @@ impl Running {
             }
             None => None,
         };
-        Ok(Self { connections, stats, engine, gateway, metrics, address, front_door })
+        Ok(Self { connections, stats, engine, control, gateway, metrics, address, front_door })
     }
 
     pub(crate) async fn until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
@@ -194,6 +208,8 @@ impl Running {
                 Err(_elapsed) => tracing::warn!("connections to the gateway were cut"),
             }
         }
+        // Operators ask another engine from now on.
+        drop(self.control.take());
         if let Some(engine) = self.engine.take() {
             engine.stop(PATIENCE).await;
             tracing::info!("the engine has stopped");
@@ -231,29 +247,41 @@ fn unsubscribe_links(config: &Config, lead_ids: &LeadIdKey, gateway: SocketAddr)
     }
 }
 
-/// The engine's world: everything on NATS, the sequences of the configured folder, and these providers.
+/// The sequences of the configured folder, published.
 ///
 /// # Errors
-/// The sequences cannot be used, or the topology is not there.
+/// They cannot be used, or the topology is not there.
+pub async fn sequences(loaded: &Loaded, connections: &Connections) -> anyhow::Result<Arc<SequenceBook>> {
+    let sequences = folder(loaded.clone())().map_err(SequenceProblems)?;
+    let settings = &loaded.config.sequences;
+    let selection =
+        Selection { by_source: settings.sources.clone().into_iter().collect(), default: settings.default.clone() };
+    let context = &Connections::jetstream(&connections.general);
+    let bucket = stream(context, topology::SEQUENCES_BUCKET).await?;
+    Ok(Arc::new(SequenceBook::publish(context, bucket, sequences, selection).await?))
+}
+
+/// Reads the configured folder; every problem where its sequences cannot be used.
+fn folder(loaded: Loaded) -> ReadFolder {
+    Arc::new(move || {
+        let report = check_sequences(&loaded);
+        if report.is_good() { Ok(report.sequences) } else { Err(report.problems) }
+    })
+}
+
+/// The engine's world: everything on NATS, these sequences, and these providers.
+///
+/// # Errors
+/// The topology is not there.
 pub async fn ports(
-    loaded: &Loaded,
+    config: &Config,
     connections: &Connections,
     esps: Vec<Arc<dyn Esp>>,
     links: UnsubscribeLinks,
+    lead_ids: LeadIdKey,
+    sequences: Arc<SequenceBook>,
 ) -> anyhow::Result<Ports> {
-    let config = &loaded.config;
     let context = &Connections::jetstream(&connections.general);
-    let report = check_sequences(loaded);
-    if !report.is_good() {
-        return Err(SequenceProblems(report.problems).into());
-    }
-    let selection = Selection {
-        by_source: config.sequences.sources.clone().into_iter().collect(),
-        default: config.sequences.default.clone(),
-    };
-    let sequences =
-        SequenceBook::publish(context, stream(context, topology::SEQUENCES_BUCKET).await?, report.sequences, selection)
-            .await?;
     // An older version of a sequence can be on its way that the folder has no more.
     let links = (!config.esp.mails() || config.unsubscribe.missing().is_none()).then_some(links);
     let timers_context = Connections::jetstream(&connections.timers);
@@ -267,8 +295,9 @@ pub async fn ports(
         suppressions: Arc::new(JetStreamSuppressions::watch(
             connections,
             stream(context, topology::SUPPRESSIONS_BUCKET).await?,
+            lead_ids,
         )),
-        sequences: Arc::new(sequences),
+        sequences,
         composer: Arc::new(MinijinjaComposer::new(links)),
         esps,
         rejected: Arc::new(JetStreamRejected::new(context.clone())),

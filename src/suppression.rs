@@ -159,11 +159,11 @@ fn change(line: &str, why: &Why) -> anyhow::Result<Option<SuppressionChange>> {
 }
 
 fn table(found: &[Listed]) -> String {
-    let width = found.iter().map(|listed| listed.address.as_str().len()).max().unwrap_or_default();
+    let width = found.iter().map(|listed| listed.whom.to_string().len()).max().unwrap_or_default();
     let mut text = String::new();
-    for Listed { address, cause, mark: SuppressionMark { timestamp, source, reason } } in found {
-        let (address, cause, when) = (address.as_str(), cause.name(), readable(*timestamp));
-        text.push_str(&format!("{address:<width$}  {when:<20}  {cause:<12}  {source:<12}  {reason}\n"));
+    for Listed { whom, cause, mark: SuppressionMark { timestamp, source, reason } } in found {
+        let (whom, cause, when) = (whom.to_string(), cause.name(), readable(*timestamp));
+        text.push_str(&format!("{whom:<width$}  {when:<20}  {cause:<12}  {source:<12}  {reason}\n"));
     }
     text
 }

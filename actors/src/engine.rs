@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::breaker::BreakerLimits;
 use crate::committer::Committer;
+use crate::control::Controller;
 use crate::feedback::FeedbackIntake;
 use crate::intake::{Due, Intake};
 use crate::leads::{LeadLimits, Leads, Services};
@@ -119,6 +120,7 @@ pub struct Engine {
     root: ActorRef<SupervisorMsg>,
     tree: JoinHandle<()>,
     stopping: watch::Sender<bool>,
+    controller: Controller,
     places: [Places; 3],
 }
 
@@ -137,7 +139,14 @@ impl Engine {
         let metrics = Arc::new(Metrics::new());
         let (stopping, stopped) = watch::channel(false);
         let (committer, limiter, leads) = (Committer::new(), RateLimiter::new(&metrics), Leads::new());
-        let providers = Providers::new(&ports.esps, settings.calls_in_flight, settings.breaker, &limiter, &ports.clock);
+        let providers = Providers::new(
+            &ports.esps,
+            settings.calls_in_flight,
+            settings.breaker,
+            &limiter,
+            &ports.controls,
+            &ports.clock,
+        );
         let services = Arc::new(Services {
             owner: settings.owner.clone(),
             answer_within: settings.answer_within,
@@ -165,6 +174,7 @@ impl Engine {
             sanitiser: settings.sanitiser.clone(),
             lead_ids: settings.lead_ids.clone(),
         });
+        let controller = Controller { services: Arc::clone(&services), lead_ids: settings.lead_ids.clone() };
         let due = Arc::new(Due { services: Arc::clone(&services) });
 
         let feedback = Arc::new(FeedbackIntake {
@@ -265,7 +275,12 @@ impl Engine {
             reset_after: Some(MELTDOWN_WINDOW),
         };
         let (root, tree) = Supervisor::spawn(name("root"), SupervisorArguments { child_specs, options }).await?;
-        Ok(Self { root, tree, stopping, places })
+        Ok(Self { root, tree, stopping, controller, places })
+    }
+
+    /// What operators can do and see of it.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
     }
 
     /// Resolves when the tree has ended: after [`Engine::stop`], or because restarting did not help.

@@ -6,6 +6,7 @@
 
 mod breaker;
 mod committer;
+mod control;
 mod crash_point;
 mod engine;
 mod feedback;
@@ -28,6 +29,7 @@ use std::fmt;
 
 pub use breaker::BreakerLimits;
 pub use committer::CommitError;
+pub use control::{ControlError, Controller, Obeyed, Order, OrderedAction, ProviderStatus};
 pub use engine::{Engine, Ports, Settings, StartError};
 pub use intake::TimerPayload;
 pub use leads::LeadLimits;

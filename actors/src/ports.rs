@@ -39,8 +39,8 @@ pub struct Put {
     pub key: LeadKey,
     /// What it must still be; 0 for "no document yet".
     pub expected: Revision,
-    /// The document.
-    pub document: Bytes,
+    /// The document; none where it is erased, and nothing of it stays.
+    pub document: Option<Bytes>,
     /// Copied into a header, so that a scan need not read documents.
     pub next_action: Option<Timestamp>,
     /// Copied into a header likewise.
@@ -111,6 +111,8 @@ pub trait Suppressions: Send + Sync + 'static {
     /// Merges this into what is known. On disk when it returns what it then is, and seen by [`Suppressions::get`] of this
     /// process. Writes nothing where it is known already.
     async fn record(&self, address: &Address, known: &Suppression) -> Result<Suppression, StoreError>;
+    /// Keeps what is known under a name that says nothing of the address, and by which only who has the address finds it.
+    async fn anonymise(&self, address: &Address) -> Result<(), StoreError>;
 }
 
 /// The sequences, by name and version.
@@ -489,7 +491,10 @@ pub struct Control {
 pub trait Controls: Send + Sync + 'static {
     /// Why this is held back, if it is: a look into memory. A change is here shortly after it is on disk.
     fn paused(&self, what: Controlled<'_>) -> Option<Control>;
-    /// Holds it back, or lets it go on; whether that changed anything. In the journal, then on disk when it returns.
+    /// All that is held back, as the bucket names it.
+    fn all_paused(&self) -> Vec<(String, Control)>;
+    /// Holds it back, or lets it go on; whether that changed anything. In the journal, then on disk when it returns. A
+    /// change that is older than the last one changes nothing.
     async fn change(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError>;
     /// The same, unless somebody has changed it since this control's time.
     async fn change_unless_newer(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError>;

@@ -8,14 +8,18 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::breaker::{Admission, Breaker, BreakerLimits, Change, Verdict};
+use crate::control::ProviderStatus;
 use crate::limiter::RateLimiter;
 use crate::metrics::ProviderMetrics;
-use crate::ports::{AfterLostAnswer, Clock, Esp, LookUp};
+use crate::ports::{AfterLostAnswer, Clock, Control, Controlled, Controls, Esp, LookUp};
 use crate::pump::Room;
 use crate::slot::{NotRunning, Slot};
 
 /// Calls that come within this go into one batch, where the provider has batches.
 const GATHER: Duration = Duration::from_millis(3);
+
+/// A provider that an operator holds back is asked again after this.
+const PAUSED: Duration = Duration::from_secs(5);
 
 /// Reaches the providers.
 #[derive(Clone)]
@@ -31,7 +35,9 @@ pub(crate) struct Provider {
     esp: Arc<dyn Esp>,
     places: Arc<Semaphore>,
     breaker: Arc<Mutex<Breaker>>,
+    most: usize,
     limiter: RateLimiter,
+    controls: Arc<dyn Controls>,
     clock: Arc<dyn Clock>,
     metrics: Arc<ProviderMetrics>,
 }
@@ -84,6 +90,7 @@ impl Providers {
         calls: usize,
         limits: BreakerLimits,
         limiter: &RateLimiter,
+        controls: &Arc<dyn Controls>,
         clock: &Arc<dyn Clock>,
     ) -> Self {
         let provider = |esp: &Arc<dyn Esp>| Provider {
@@ -91,7 +98,9 @@ impl Providers {
             esp: Arc::clone(esp),
             places: Arc::new(Semaphore::new(calls.max(1))),
             breaker: Arc::new(Mutex::new(Breaker::new(limits))),
+            most: calls.max(1),
             limiter: limiter.clone(),
+            controls: Arc::clone(controls),
             clock: Arc::clone(clock),
             metrics: Arc::new(ProviderMetrics::new(esp.name())),
         };
@@ -159,7 +168,7 @@ impl Providers {
     pub(crate) fn room(&self, now: Timestamp) -> Room {
         let mut room = None;
         for provider in &*self.list {
-            match provider.breaker().peek(now) {
+            match provider.peek(now) {
                 Admission::Go => return Room::AtMost(usize::MAX),
                 // One to try; more would only be sent back.
                 Admission::Probe => room = Some(Room::AtMost(1)),
@@ -171,6 +180,11 @@ impl Providers {
             }
         }
         room.unwrap_or(Room::AtMost(usize::MAX))
+    }
+
+    /// Each, in order of preference.
+    pub(crate) fn status(&self) -> Vec<ProviderStatus> {
+        self.list.iter().map(Provider::status).collect()
     }
 
     fn named(&self, name: &str) -> Option<&Provider> {
@@ -191,8 +205,36 @@ impl Provider {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// By which operators know it, whether it gathers calls or not.
+    fn plain_name(&self) -> &'static str {
+        let name = self.name();
+        name.strip_suffix("-batch").unwrap_or(name)
+    }
+
+    fn paused(&self) -> Option<Control> {
+        self.controls.paused(Controlled::Provider(self.plain_name()))
+    }
+
+    /// Whether a call could be made.
+    fn peek(&self, now: Timestamp) -> Admission {
+        if self.paused().is_some() { Admission::Stop(now.plus(PAUSED)) } else { self.breaker().peek(now) }
+    }
+
+    fn status(&self) -> ProviderStatus {
+        let stopped_until = match self.breaker().peek(self.clock.now()) {
+            Admission::Stop(until) => Some(until),
+            Admission::Go | Admission::Probe => None,
+        };
+        ProviderStatus {
+            name: self.plain_name().to_owned(),
+            stopped_until,
+            paused: self.paused(),
+            calls: self.most.saturating_sub(self.places.available_permits()),
+        }
+    }
+
     async fn place(&self) -> Result<Place, NoPlace> {
-        if let Admission::Stop(until) = self.breaker().peek(self.clock.now()) {
+        if let Admission::Stop(until) = self.peek(self.clock.now()) {
             return Err(NoPlace::Stopped(until));
         }
         let permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_closed| NotRunning("provider"))?;

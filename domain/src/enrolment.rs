@@ -98,6 +98,8 @@ pub enum State {
     Parked {
         /// For people.
         reason: String,
+        /// As in `Waiting`.
+        attempts: u32,
     },
     /// Ended before its last step.
     Stopped {
@@ -137,8 +139,12 @@ pub struct Attempt {
 pub enum StopReason {
     /// The address must not be mailed.
     Suppressed(Suppressed),
-    /// The lead arrived again and the sequence says `restart`.
+    /// It began anew: the lead arrived again and the sequence says `restart`, or an operator said so.
     Restarted,
+    /// An operator put it at another step or on another version, where it goes on as a later enrolment.
+    Moved,
+    /// An operator ended it, for this reason.
+    Operator(String),
 }
 
 impl Enrolment {
@@ -169,7 +175,7 @@ impl StopReason {
     pub(crate) fn keep(&self, state: State) -> Option<Box<State>> {
         let is_kept = match self {
             Self::Suppressed(_) => true,
-            Self::Restarted => state.open_attempt().is_some(),
+            Self::Restarted | Self::Moved | Self::Operator(_) => state.open_attempt().is_some(),
         };
         is_kept.then(|| Box::new(state))
     }
@@ -209,6 +215,29 @@ impl State {
             Self::Sending { attempt, .. } | Self::InDoubt { attempt, .. } => Some(attempt),
             Self::Stopped { before, .. } => before.as_ref()?.open_attempt(),
             Self::Waiting { .. } | Self::Completed | Self::Parked { .. } => None,
+        }
+    }
+
+    /// What it is doing, or would be doing had it not ended.
+    pub(crate) fn in_progress(&self) -> &Self {
+        match self {
+            Self::Stopped { before: Some(before), .. } => before.in_progress(),
+            Self::Stopped { before: None, .. }
+            | Self::Waiting { .. }
+            | Self::Sending { .. }
+            | Self::InDoubt { .. }
+            | Self::Completed
+            | Self::Parked { .. } => self,
+        }
+    }
+
+    /// Attempts at the step it is at, as far as is known.
+    pub(crate) fn attempts(&self) -> u32 {
+        match self {
+            Self::Waiting { attempts, .. } | Self::Parked { attempts, .. } => *attempts,
+            Self::Sending { attempt, .. } | Self::InDoubt { attempt, .. } => attempt.number,
+            Self::Stopped { before, .. } => before.as_ref().map_or(0, |before| before.attempts()),
+            Self::Completed => 0,
         }
     }
 
@@ -291,6 +320,8 @@ fn is_zero(number: &u32) -> bool {
 }
 
 const RESTARTED: &str = "restarted";
+const MOVED: &str = "moved";
+const BY_OPERATOR: &str = "stopped: ";
 
 impl<'a> StateDocument<'a> {
     fn of(state: &'a State) -> Self {
@@ -310,13 +341,17 @@ impl<'a> StateDocument<'a> {
                 ..document
             },
             State::Completed => document,
-            State::Parked { reason } => Self { reason: Some(Cow::Borrowed(reason)), ..document },
+            State::Parked { reason, attempts } => {
+                Self { reason: Some(Cow::Borrowed(reason)), attempts: *attempts, ..document }
+            }
             State::Stopped { reason, before } => {
                 let (reason, suppression_cause) = match reason {
                     StopReason::Suppressed(Suppressed { cause, reason }) => {
                         (Cow::Owned(format!("suppressed: {reason}")), Some(*cause))
                     }
                     StopReason::Restarted => (Cow::Borrowed(RESTARTED), None),
+                    StopReason::Moved => (Cow::Borrowed(MOVED), None),
+                    StopReason::Operator(reason) => (Cow::Owned(format!("{BY_OPERATOR}{reason}")), None),
                 };
                 let before = before.as_ref().map(|before| Box::new(Self::of(before)));
                 Self { reason: Some(reason), suppression_cause, before, ..document }
@@ -343,7 +378,7 @@ impl<'a> StateDocument<'a> {
                 next: next_action_timestamp,
             },
             "COMPLETED" => State::Completed,
-            "PARKED" => State::Parked { reason },
+            "PARKED" => State::Parked { reason, attempts },
             "STOPPED" => State::Stopped {
                 reason: match reason.strip_prefix("suppressed: ") {
                     Some(reason) => StopReason::Suppressed(Suppressed {
@@ -352,6 +387,10 @@ impl<'a> StateDocument<'a> {
                         reason: reason.to_owned(),
                     }),
                     None if reason == RESTARTED => StopReason::Restarted,
+                    None if reason == MOVED => StopReason::Moved,
+                    None if let Some(reason) = reason.strip_prefix(BY_OPERATOR) => {
+                        StopReason::Operator(reason.to_owned())
+                    }
                     None => return Err(E::custom(format!("unknown stop reason `{reason}`"))),
                 },
                 before: match (before, attempt) {

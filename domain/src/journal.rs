@@ -57,6 +57,12 @@ pub enum ControlEvent {
     SequencePaused,
     /// The steps of a sequence are sent again.
     SequenceResumed,
+    /// New leads enter another version of a sequence, without a restart.
+    SequenceReloaded,
+    /// No call is made to a provider until it is resumed.
+    ProviderPaused,
+    /// A provider is called again.
+    ProviderResumed,
 }
 
 impl JournalLine {

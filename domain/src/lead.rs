@@ -9,8 +9,8 @@ use sha2::Sha256;
 use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use crate::{
-    Address, Enrolment, EnrolmentId, Profile, SOFT_BOUNCES_KEPT, State, Suppression, SuppressionCause, SuppressionMark,
-    Timestamp,
+    Address, Enrolment, EnrolmentId, Hold, Profile, RequestId, SOFT_BOUNCES_KEPT, State, Suppression, SuppressionCause,
+    SuppressionMark, Timestamp,
 };
 
 /// The version of the document's layout. A document with a higher one is left alone.
@@ -37,6 +37,10 @@ pub struct Lead {
     /// The emails that did not arrive for a reason that may pass, one entry an email, by time; the latest
     /// [`SOFT_BOUNCES_KEPT`].
     pub soft_bounces: Vec<SoftBounce>,
+    /// An operator holds it back: nothing of it is sent.
+    pub paused: Option<Hold>,
+    /// The ids of the operators' requests that changed it, the newest last; at most 16.
+    pub requests: Vec<RequestId>,
     /// Grows each time the lead's next time is set anew: an older timer is recognised by it.
     pub generation: u64,
     /// When the first arrival was processed.
@@ -181,6 +185,11 @@ impl ArrivalId {
                 .is_some_and(|(one, other)| one.0 == other.0 && one.1.abs_diff(other.1) <= SENT_AS_MILLIS)
     }
 
+    /// Of an operator's request, which is in no queue.
+    pub fn by_request(request: &RequestId, at: Timestamp) -> Self {
+        Self::new(0, at, Some(request.as_str()))
+    }
+
     /// What its sender called it, and when the queue took it, in Unix milliseconds.
     fn sent_as(&self) -> Option<(&str, i64)> {
         let (place, name) = self.0.split_once('#')?;
@@ -206,6 +215,8 @@ pub enum LeadStatus {
     InDoubt,
     /// An enrolment cannot go on by itself.
     Parked,
+    /// An operator holds it back.
+    Paused,
     /// Every enrolment ended.
     Completed,
     /// The address does not exist.
@@ -370,6 +381,8 @@ impl Lead {
             LeadStatus::Parked
         } else if any(|state| matches!(state, State::Sending { .. })) {
             LeadStatus::Sending
+        } else if self.paused.is_some() {
+            LeadStatus::Paused
         } else if !any(|state| matches!(state, State::Waiting { .. })) {
             LeadStatus::Completed
         } else if self.enrolments.iter().all(|enrolment| enrolment.step == 0) {
@@ -384,9 +397,23 @@ impl Lead {
         self.enrolments.iter().find(|enrolment| enrolment.is(id))
     }
 
+    /// Its newest enrolment in this sequence.
+    pub fn newest_enrolment(&self, sequence: &str) -> Option<&Enrolment> {
+        self.enrolments.iter().rfind(|enrolment| enrolment.sequence.name == sequence)
+    }
+
+    /// Its newest enrolment in this sequence of which an attempt is in doubt, be it that it has ended meanwhile.
+    pub fn in_doubt(&self, sequence: &str) -> Option<&Enrolment> {
+        self.enrolments.iter().rfind(|enrolment| {
+            enrolment.sequence.name == sequence && matches!(enrolment.state.in_progress(), State::InDoubt { .. })
+        })
+    }
+
     /// When it needs us next; none when it waits for nothing.
     pub fn next_action(&self) -> Option<Timestamp> {
-        self.enrolments.iter().filter_map(|enrolment| enrolment.state.next_action()).min()
+        let is_held = |state: &State| self.paused.is_some() && matches!(state, State::Waiting { .. });
+        let states = self.enrolments.iter().map(|enrolment| &enrolment.state);
+        states.filter(|state| !is_held(state)).filter_map(State::next_action).min()
     }
 
     /// The document of this lead, as it is stored.
@@ -432,6 +459,10 @@ struct Document<'a> {
     told: Cow<'a, Suppression>,
     #[serde(default, skip_serializing_if = "<[SoftBounce]>::is_empty")]
     soft_bounces: Cow<'a, [SoftBounce]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paused: Option<Cow<'a, Hold>>,
+    #[serde(default, skip_serializing_if = "<[RequestId]>::is_empty")]
+    requests: Cow<'a, [RequestId]>,
     generation: u64,
     created_at: Timestamp,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
@@ -455,6 +486,8 @@ impl Serialize for Lead {
             suppression_cause: self.suppressed.as_ref().map(|suppressed| suppressed.cause),
             told: Cow::Borrowed(&self.told),
             soft_bounces: Cow::Borrowed(&self.soft_bounces),
+            paused: self.paused.as_ref().map(Cow::Borrowed),
+            requests: Cow::Borrowed(&self.requests),
             generation: self.generation,
             created_at: self.created_at,
             attributes: Cow::Borrowed(&self.profile.attributes),
@@ -490,6 +523,8 @@ impl<'de> Deserialize<'de> for Lead {
             }),
             told: document.told.into_owned(),
             soft_bounces: document.soft_bounces.into_owned(),
+            paused: document.paused.map(Cow::into_owned),
+            requests: document.requests.into_owned(),
             generation: document.generation,
             created_at: document.created_at,
             enrolments: document.enrollments.into_owned(),

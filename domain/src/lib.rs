@@ -17,6 +17,7 @@ mod journal;
 mod key;
 mod lead;
 mod matching;
+mod operator;
 mod outcome;
 mod phone;
 mod retry;
@@ -38,6 +39,7 @@ pub use key::{KeyError, LeadKey};
 pub use lead::{
     ArrivalId, Entry, HISTORY_LIMIT, Lead, LeadId, LeadIdKey, LeadStatus, SCHEMA, SoftBounce, Suppressed, What,
 };
+pub use operator::{Hold, Operator, OperatorAction, OperatorError, RequestId};
 pub use outcome::Outcome;
 pub use phone::{PhoneError, check_region, normalise_phone};
 pub use retry::RetryPolicy;
@@ -47,4 +49,4 @@ pub use statistics::{
 };
 pub use suppression::{Suppression, SuppressionCause, SuppressionMark};
 pub use time::{Timestamp, parse_duration};
-pub use transition::{Context, Effect, Event, Refusal, StepEvent, Transition, send_key, transition};
+pub use transition::{Context, Effect, Event, Refusal, StepEvent, Transition, erase, send_key, transition};

@@ -11,9 +11,13 @@ use crate::enrolment::EMAILS_KEPT;
 use crate::lead::hex;
 use crate::{
     Arrival, ArrivalId, Attempt, DoubtEnd, DoubtPolicy, Enrolment, EnrolmentId, Entry, Feedback, FeedbackKind,
-    HISTORY_LIMIT, Lead, LeadId, Outcome, Profile, Reentry, RetryPolicy, SentEmail, Sequence, SequenceRef, SoftBounce,
-    State, StopReason, Suppressed, Suppression, Timestamp, What,
+    HISTORY_LIMIT, Lead, LeadId, Operator, OperatorAction, Outcome, Profile, Reentry, RequestId, RetryPolicy,
+    SentEmail, Sequence, SequenceRef, SoftBounce, State, StopReason, Suppressed, Suppression, Timestamp, What,
 };
+
+mod operator;
+
+pub use operator::erase;
 
 /// So many ended enrolments that a later one of the same sequence followed stay in a document, the newest; older ones
 /// are in the journal.
@@ -69,6 +73,15 @@ pub enum Event<'a> {
         /// What.
         event: StepEvent,
     },
+    /// An operator does something by hand.
+    Operator {
+        /// What.
+        action: OperatorAction<'a>,
+        /// Who, and why.
+        operator: &'a Operator,
+        /// Which request: one that is repeated changes nothing.
+        request: &'a RequestId,
+    },
 }
 
 /// What happens to the step an enrolment is at.
@@ -102,6 +115,13 @@ pub enum StepEvent {
         reason: String,
         /// Whether it is of use to ask again before the time for it is over.
         ask_again: bool,
+    },
+    /// An operator says what became of an attempt in doubt.
+    Settled {
+        /// The email is out.
+        sent: bool,
+        /// How they know, for people.
+        reason: String,
     },
     /// It cannot go on by itself, for this reason.
     Fail(String),
@@ -152,6 +172,24 @@ pub enum Refusal {
     /// There is no document of this lead.
     #[error("no such lead")]
     NoSuchLead,
+    /// An operator holds the lead back.
+    #[error("the lead is paused")]
+    Paused,
+    /// There is nothing that could be resumed.
+    #[error("the lead is not paused, and nothing of it is parked")]
+    NotPaused,
+    /// It is not in this sequence, or not at this version of it.
+    #[error("the lead is not in this sequence")]
+    NotInSequence,
+    /// The sequence has no such step at this version.
+    #[error("this version of the sequence has no such step")]
+    NoSuchStep,
+    /// The address is on the suppression list.
+    #[error("the address must not be mailed")]
+    MustNotBeMailed,
+    /// It is or was in the sequence, which says that this is enough.
+    #[error("the lead is or was in this sequence, which takes it in no second time: `restart` does")]
+    AlreadyEnrolled,
 }
 
 /// Names one step of one enrolment of one lead: the same on every attempt, in every process.
@@ -192,9 +230,13 @@ pub fn transition(lead: Option<&Lead>, event: Event<'_>, context: &Context) -> R
             let lead = lead.ok_or(Refusal::NoSuchLead)?;
             let place = lead.enrolments.iter().position(|it| it.is(&enrolment)).ok_or(Refusal::Ended)?;
             let enrolment = &lead.enrolments[place];
+            if lead.paused.is_some() && matches!(event, StepEvent::Begin { .. }) {
+                return Err(Refusal::Paused);
+            }
             let step = heed_evidence(decide_step(&enrolment.state, event, context)?, enrolment, sequence);
             Ok(Change::of(lead.clone(), context).apply(place, sequence, step))
         }
+        Event::Operator { action, operator, request } => operator::operate(lead, action, operator, request, context),
     }
 }
 
@@ -228,7 +270,11 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
         }
         (
             State::Waiting { .. },
-            StepEvent::Answered { .. } | StepEvent::AnswerLost | StepEvent::NotSent | StepEvent::Unresolved { .. },
+            StepEvent::Answered { .. }
+            | StepEvent::AnswerLost
+            | StepEvent::NotSent
+            | StepEvent::Unresolved { .. }
+            | StepEvent::Settled { .. },
         ) => Err(Refusal::NoSuchAttempt),
         (State::Waiting { .. }, StepEvent::Fail(reason)) => Ok(Step::Park { reason }),
 
@@ -247,7 +293,9 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
             context,
         )),
         // Whoever asks has not waited for the answer.
-        (State::Sending { .. }, StepEvent::NotSent | StepEvent::Unresolved { .. }) => Err(Refusal::AttemptOpen),
+        (State::Sending { .. }, StepEvent::NotSent | StepEvent::Unresolved { .. } | StepEvent::Settled { .. }) => {
+            Err(Refusal::AttemptOpen)
+        }
         // The call may be out: whatever failed since, that stays the most important thing to know.
         (State::Sending { attempt, failures }, StepEvent::Fail(reason)) => {
             Ok(doubt(attempt, *failures, reason, context))
@@ -272,17 +320,19 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
         (State::InDoubt { attempt, failures, .. }, StepEvent::Unresolved { reason, ask_again }) => {
             Ok(unresolved(attempt, *failures, reason, ask_again, context))
         }
+        (State::InDoubt { attempt, failures, .. }, StepEvent::Settled { sent, reason }) => {
+            Ok(settled_by_hand(attempt, *failures, sent, &reason, context))
+        }
         (State::InDoubt { .. }, StepEvent::AnswerLost) => Err(Refusal::AttemptOpen),
         (State::InDoubt { attempt, failures, .. }, StepEvent::Fail(reason)) => {
             Ok(Step::Doubt { attempt: attempt.clone(), failures: *failures, reason, next: None })
         }
 
         // It has ended, and its open attempt is settled all the same.
-        (State::Stopped { before: Some(before), .. }, answered @ StepEvent::Answered { .. })
-            if before.open_attempt().is_some() =>
-        {
-            decide_step(before, answered, context)
-        }
+        (
+            State::Stopped { before: Some(before), .. },
+            answered @ (StepEvent::Answered { .. } | StepEvent::Settled { .. }),
+        ) if before.open_attempt().is_some() => decide_step(before, answered, context),
         (
             State::Completed | State::Parked { .. } | State::Stopped { .. },
             StepEvent::Begin { .. }
@@ -290,6 +340,7 @@ fn decide_step(state: &State, event: StepEvent, context: &Context) -> Result<Ste
             | StepEvent::AnswerLost
             | StepEvent::NotSent
             | StepEvent::Unresolved { .. }
+            | StepEvent::Settled { .. }
             | StepEvent::Fail(_),
         ) => Err(Refusal::Ended),
     }
@@ -329,6 +380,17 @@ fn doubt(attempt: &Attempt, failures: u32, reason: String, context: &Context) ->
 fn again_at_once(attempt: &Attempt, failures: u32, context: &Context) -> Step {
     let (due, attempts) = (context.now, attempt.number);
     Step::Again { due, attempts, failures, what: What::Retrying, reason: None }
+}
+
+/// What an attempt in doubt comes to of which an operator knows.
+fn settled_by_hand(attempt: &Attempt, failures: u32, sent: bool, reason: &str, context: &Context) -> Step {
+    let (how, then) = if sent {
+        let provider = Some(attempt.provider.clone());
+        ("an operator says that it was sent", Step::Sent { attempt: attempt.number, message_id: None, provider })
+    } else {
+        ("an operator says that it was not sent", again_at_once(attempt, failures, context))
+    };
+    Step::Resolved { attempt: attempt.number, how: format!("{how}: {reason}"), then: Box::new(then) }
 }
 
 /// What an attempt in doubt comes to that was asked for in vain.
@@ -396,6 +458,8 @@ fn new_lead(arrival: &Arrival, lead_id: LeadId, now: Timestamp) -> Lead {
         suppressed: None,
         told: Suppression::default(),
         soft_bounces: Vec::new(),
+        paused: None,
+        requests: Vec::new(),
         generation: 0,
         created_at: now,
         enrolments: Vec::new(),
@@ -433,7 +497,6 @@ fn arrive(
         change.lead.enrolments.iter().filter(|enrolment| enrolment.sequence.name == sequence.name).collect();
     let under_way = earlier.iter().any(|enrolment| !enrolment.state.is_terminal());
     let newest = earlier.iter().map(|enrolment| enrolment.began).max();
-    let number = earlier.iter().map(|enrolment| enrolment.number).max().unwrap_or(0) + 1;
     let begins = match (sequence.reentry, newest) {
         (_, None) | (Reentry::Restart, Some(_)) => true,
         (Reentry::Ignore, Some(_)) => false,
@@ -447,25 +510,7 @@ fn arrive(
         }
         return change.done();
     }
-    change
-        .stop(What::Restarted, |enrolment| (enrolment.sequence.name == sequence.name).then_some(StopReason::Restarted));
-    let delay = sequence.steps.first().map_or(Duration::ZERO, |step| step.after);
-    let entry = here(&change, What::Enrolled);
-    change.log(entry);
-    change.lead.enrolments.push(Enrolment {
-        sequence: SequenceRef { name: sequence.name.clone(), version: sequence.version },
-        number,
-        arrival: id,
-        began: change.context.now,
-        step: 0,
-        generation: 0,
-        transactional: sequence.transactional,
-        emails: Vec::new(),
-        state: State::Waiting { due: change.context.now.plus(delay), attempts: 0, failures: 0 },
-    });
-    let place = change.lead.enrolments.len() - 1;
-    change.rescheduled(place);
-    change.forget_oldest_ended();
+    change.begin(sequence, id);
     change.done()
 }
 
@@ -538,6 +583,8 @@ struct Change<'a> {
     context: &'a Context,
     next_before: Option<Timestamp>,
     generation_before: u64,
+    /// By whom each entry is, where an operator is at work.
+    operator: Option<&'a Operator>,
     journal: Vec<Arc<Entry>>,
     effects: Vec<Effect>,
 }
@@ -547,11 +594,46 @@ impl<'a> Change<'a> {
         Self {
             next_before: lead.next_action(),
             generation_before: lead.generation,
+            operator: None,
             lead,
             context,
             journal: Vec::new(),
             effects: Vec::new(),
         }
+    }
+
+    /// Begins at the first step; what is under way in the sequence ends.
+    fn begin(&mut self, sequence: &Sequence, arrival: ArrivalId) {
+        let same = |enrolment: &Enrolment| enrolment.sequence.name == sequence.name;
+        self.stop(What::Restarted, |enrolment| same(enrolment).then_some(StopReason::Restarted));
+        let (name, version) = (sequence.name.clone(), sequence.version);
+        let (began, delay) = (self.context.now, sequence.steps.first().map_or(Duration::ZERO, |step| step.after));
+        let entry = Entry::new(began, What::Enrolled);
+        self.log(Entry { sequence: Some(name.clone()), version: Some(version), ..entry });
+        let state = State::Waiting { due: began.plus(delay), attempts: 0, failures: 0 };
+        let enrolment = Enrolment {
+            sequence: SequenceRef { name, version },
+            number: self.next_number(&sequence.name),
+            arrival,
+            began,
+            step: 0,
+            generation: 0,
+            transactional: sequence.transactional,
+            emails: Vec::new(),
+            state,
+        };
+        self.push(enrolment);
+    }
+
+    fn next_number(&self, sequence: &str) -> u32 {
+        let same = self.lead.enrolments.iter().filter(|enrolment| enrolment.sequence.name == sequence);
+        same.map(|enrolment| enrolment.number).max().unwrap_or(0) + 1
+    }
+
+    fn push(&mut self, enrolment: Enrolment) {
+        self.lead.enrolments.push(enrolment);
+        self.rescheduled(self.lead.enrolments.len() - 1);
+        self.forget_oldest_ended();
     }
 
     fn apply(mut self, place: usize, sequence: &Sequence, step: Step) -> Transition {
@@ -667,8 +749,9 @@ impl<'a> Change<'a> {
             }
             Step::Park { reason } => {
                 let entry = Entry { reason: Some(reason.clone()), ..here(What::Parked, None) };
+                let attempts = enrolment.state.attempts();
                 self.log_try(place, entry);
-                self.enter(place, State::Parked { reason });
+                self.enter(place, State::Parked { reason, attempts });
             }
         }
     }
@@ -696,10 +779,22 @@ impl<'a> Change<'a> {
             return self.log(entry);
         }
         let reason = Some("ended meanwhile: no further try".to_owned());
-        self.journal.push(Arc::new(Entry { event: What::Retrying, attempt: None, reason, until: None, ..entry }));
+        let entry = Entry { event: What::Retrying, attempt: None, reason, until: None, ..entry };
+        let entry = self.signed(entry);
+        self.journal.push(Arc::new(entry));
+    }
+
+    /// Says by whom it is, where an operator is at work.
+    fn signed(&self, mut entry: Entry) -> Entry {
+        if let Some(operator) = self.operator {
+            entry.by = Some(operator.by().to_owned());
+            entry.reason.get_or_insert_with(|| operator.reason().to_owned());
+        }
+        entry
     }
 
     fn log(&mut self, entry: Entry) {
+        let entry = self.signed(entry);
         let entry = Arc::new(entry);
         self.journal.push(Arc::clone(&entry));
         self.lead.history.push(entry);
@@ -789,7 +884,8 @@ impl<'a> Change<'a> {
                 version: Some(enrolment.sequence.version),
                 reason: match &reason {
                     StopReason::Suppressed(suppressed) => Some(suppressed.reason.clone()),
-                    StopReason::Restarted => None,
+                    StopReason::Restarted | StopReason::Moved => None,
+                    StopReason::Operator(reason) => Some(reason.clone()),
                 },
                 ..Entry::new(self.context.now, what)
             };

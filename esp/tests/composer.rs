@@ -45,6 +45,8 @@ fn lead(first_name: Option<&str>, attributes: Value) -> Lead {
         suppressed: None,
         told: dripline_domain::Suppression::default(),
         soft_bounces: Vec::new(),
+        paused: None,
+        requests: Vec::new(),
         generation: 0,
         created_at: Timestamp::from_millis(0),
         enrolments: Vec::new(),

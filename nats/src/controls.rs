@@ -90,20 +90,25 @@ impl JetStreamControls {
         Err(StoreError::Unavailable(format!("{key} is being changed by somebody else").into()))
     }
     async fn journal(&self, what: Controlled<'_>, control: &Control) -> Result<(), StoreError> {
-        let sequence = match what {
-            Controlled::Sequence(name) => name.to_owned(),
-            Controlled::Provider(_) | Controlled::OutgoingWebhook(_) => return Ok(()),
+        let (sequence, provider, paused, resumed) = match what {
+            Controlled::Sequence(name) => {
+                (Some(name.to_owned()), None, ControlEvent::SequencePaused, ControlEvent::SequenceResumed)
+            }
+            Controlled::Provider(name) => {
+                (None, Some(name.to_owned()), ControlEvent::ProviderPaused, ControlEvent::ProviderResumed)
+            }
+            Controlled::OutgoingWebhook(_) => return Ok(()),
         };
-        let event = if control.paused { ControlEvent::SequencePaused } else { ControlEvent::SequenceResumed };
+        let event = if control.paused { paused } else { resumed };
         let line = JournalLine {
             lead_id: None,
             timestamp: control.timestamp,
             event: JournalEvent::Control(event),
-            sequence: Some(sequence),
+            sequence,
             version: None,
             step: None,
             reason: Some(control.reason.clone()),
-            provider: None,
+            provider,
             by: Some(control.by.clone()),
         };
         let line = serde_json::to_vec(&line).map_err(unavailable)?;
@@ -125,6 +130,13 @@ impl Controls for JetStreamControls {
             return None;
         }
         known.get(&what.to_string()).cloned()
+    }
+
+    fn all_paused(&self) -> Vec<(String, Control)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut paused: Vec<_> = known.iter().map(|(what, control)| (what.clone(), control.clone())).collect();
+        paused.sort_by(|(one, _), (other, _)| one.cmp(other));
+        paused
     }
 
     async fn change(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError> {

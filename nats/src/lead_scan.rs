@@ -57,10 +57,20 @@ pub(crate) async fn newest_of_each(
     subjects: String,
     headers_only: bool,
 ) -> Result<(u64, BoxStream<'static, Result<Message, StoreError>>), StoreError> {
+    messages(stream, subjects, headers_only, DeliverPolicy::LastPerSubject).await
+}
+
+/// The messages of these subjects, and how many there are; ends where nothing more waits.
+pub(crate) async fn messages(
+    stream: &Stream<()>,
+    subjects: String,
+    headers_only: bool,
+    deliver_policy: DeliverPolicy,
+) -> Result<(u64, BoxStream<'static, Result<Message, StoreError>>), StoreError> {
     let consumer = stream
         .create_consumer(OrderedConfig {
             filter_subject: subjects,
-            deliver_policy: DeliverPolicy::LastPerSubject,
+            deliver_policy,
             headers_only,
             ..OrderedConfig::default()
         })

@@ -4,6 +4,7 @@
 mod batch;
 mod batch_queue;
 mod connect;
+mod control;
 mod controls;
 mod feedback_door;
 mod figures;
@@ -27,6 +28,7 @@ mod timers;
 pub mod topology;
 
 pub use connect::{CommitConnection, ConnectError, Connections, Login, connect};
+pub use control::{ControlParts, ControlService, ControlStartError, ReadFolder, SERVICE};
 pub use controls::JetStreamControls;
 pub use feedback_door::JetStreamFeedbackDoor;
 pub use figures::{ConsumerFigures, Figures, StreamFigures};
@@ -43,6 +45,6 @@ pub use rejected_list::{RejectedList, RejectedListError, RejectedMessage};
 pub use sequences::{PublishError, Selection, SequenceBook, newest_sequences, read_sequence};
 pub use statistics::JetStreamStatistics;
 pub use store::JetStreamLeadStore;
-pub use suppression_list::{Listed, SuppressionChange, SuppressionList, SuppressionListError};
+pub use suppression_list::{Listed, SuppressionChange, SuppressionList, SuppressionListError, Whom};
 pub use suppressions::JetStreamSuppressions;
 pub use timers::JetStreamTimers;

@@ -1,16 +1,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::{DirectGetErrorKind, InfoError, Stream};
 use async_trait::async_trait;
+use dripline_actors::Chain;
 use dripline_actors::ports::{Sequences, StoreError};
-use dripline_domain::Sequence;
-use futures_util::TryStreamExt;
+use dripline_domain::{ControlEvent, JournalEvent, JournalLine, Operator, Sequence, Timestamp};
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::task::AbortHandle;
 
 use crate::batch::is_wrong_last_sequence;
+use crate::journal::publish_lines;
 use crate::store::KV_OPERATION;
 use crate::topology::SEQUENCES_BUCKET_SUBJECT;
 
@@ -26,7 +32,7 @@ pub struct Selection {
 /// The sequences: the current ones as the folder has them, all versions as the bucket `sequences` keeps them.
 pub struct SequenceBook {
     stream: Stream<()>,
-    current: HashMap<String, Arc<Sequence>>,
+    current: RwLock<HashMap<String, Arc<Sequence>>>,
     selection: Selection,
     versions: RwLock<HashMap<String, HashMap<u32, Arc<Sequence>>>>,
 }
@@ -61,7 +67,7 @@ impl SequenceBook {
         sequences: Vec<Sequence>,
         selection: Selection,
     ) -> Result<Self, PublishError> {
-        let book = Self { stream, current: HashMap::new(), selection, versions: RwLock::default() };
+        let book = Self { stream, current: RwLock::default(), selection, versions: RwLock::default() };
         let mut current = HashMap::new();
         for sequence in sequences {
             let sequence = Arc::new(sequence);
@@ -69,7 +75,102 @@ impl SequenceBook {
             book.remember(&sequence);
             current.insert(sequence.name.clone(), sequence);
         }
-        Ok(Self { current, ..book })
+        Ok(Self { current: RwLock::new(current), ..book })
+    }
+
+    /// Puts what is new in the folder into the bucket, and has every process go on with it: new leads enter it from now
+    /// on. What is in the folder no more stays until a restart. Gives each that changed, and the version before it.
+    ///
+    /// # Errors
+    /// A version stands in the bucket with another content, or the bucket is unavailable. Those before it are reloaded;
+    /// it may be done again.
+    pub async fn reload(
+        &self,
+        context: &jetstream::Context,
+        sequences: Vec<Sequence>,
+        operator: &Operator,
+        now: Timestamp,
+    ) -> Result<Vec<(Arc<Sequence>, Option<u32>)>, PublishError> {
+        let mut reloaded = Vec::new();
+        for sequence in sequences {
+            let sequence = Arc::new(sequence);
+            self.put(context, &sequence).await?;
+            self.remember(&sequence);
+            let before = self.current(&sequence.name).map(|before| before.version);
+            if before == Some(sequence.version) {
+                continue;
+            }
+            let line = JournalLine {
+                lead_id: None,
+                timestamp: now,
+                event: JournalEvent::Control(ControlEvent::SequenceReloaded),
+                sequence: Some(sequence.name.clone()),
+                version: Some(sequence.version),
+                step: None,
+                reason: Some(operator.reason().to_owned()),
+                provider: None,
+                by: Some(operator.by().to_owned()),
+            };
+            let line = serde_json::to_vec(&line).map_err(|error| StoreError::Unreadable(error.into()))?;
+            publish_lines(context, &[line.into()]).await.map_err(StoreError::Unavailable)?;
+            let unavailable = |error: jetstream::context::PublishError| StoreError::Unavailable(error.into());
+            let ack = context.publish(current_subject(&sequence.name), sequence.version.to_string().into()).await;
+            ack.map_err(unavailable)?.await.map_err(unavailable)?;
+            self.enter(Arc::clone(&sequence));
+            reloaded.push((sequence, before));
+        }
+        Ok(reloaded)
+    }
+
+    /// Goes on with what other processes reload from now on, until it is aborted.
+    ///
+    /// # Errors
+    /// The bucket is unavailable.
+    pub async fn follow(self: &Arc<Self>) -> Result<AbortHandle, StoreError> {
+        let info = self.stream.get_info().await.map_err(|error: InfoError| StoreError::Unavailable(error.into()))?;
+        let (book, mut last) = (Arc::clone(self), info.state.last_sequence);
+        let following = async move {
+            loop {
+                if let Err(error) = book.follow_from(&mut last).await {
+                    tracing::warn!(error = %Chain(&error), "reloaded sequences cannot be followed; trying on");
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        Ok(tokio::spawn(following).abort_handle())
+    }
+
+    async fn follow_from(&self, last: &mut u64) -> Result<(), StoreError> {
+        let consumer = self
+            .stream
+            .create_consumer(OrderedConfig {
+                filter_subject: current_subject("*"),
+                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *last + 1 },
+                ..OrderedConfig::default()
+            })
+            .await
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
+        let mut messages = consumer.messages().await.map_err(|error| StoreError::Unavailable(error.into()))?;
+        while let Some(message) = messages.next().await {
+            let message = message.map_err(|error| StoreError::Unavailable(error.into()))?;
+            let name = message.subject.strip_prefix(CURRENT_SUBJECT).and_then(|rest| rest.strip_suffix(CURRENT_END));
+            let version = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
+            if let (Some(name), Some(version)) = (name, version)
+                && let Some(sequence) = self.version(name, version).await?
+            {
+                self.enter(sequence);
+            }
+            *last = message.info().map_err(StoreError::Unavailable)?.stream_sequence;
+        }
+        Ok(())
+    }
+
+    fn enter(&self, sequence: Arc<Sequence>) {
+        let (name, version) = (sequence.name.clone(), sequence.version);
+        let before = self.current.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), sequence);
+        if before.map(|before| before.version) != Some(version) {
+            tracing::info!(sequence = name, version, "new leads enter this version from now on");
+        }
     }
 
     async fn put(&self, context: &jetstream::Context, sequence: &Sequence) -> Result<(), PublishError> {
@@ -107,7 +208,7 @@ impl SequenceBook {
 #[async_trait]
 impl Sequences for SequenceBook {
     fn current(&self, name: &str) -> Option<Arc<Sequence>> {
-        self.current.get(name).cloned()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     fn for_source(&self, source: Option<&str>) -> Option<Arc<Sequence>> {
@@ -159,6 +260,15 @@ pub async fn newest_sequences(stream: &Stream<()>) -> Result<Vec<Sequence>, Stor
         sequences.extend(read_sequence(stream, name, version).await?);
     }
     Ok(sequences)
+}
+
+/// Which version new leads enter since a reload: `current.<name>.now`. No version has such a key, since its last part is
+/// a number.
+const CURRENT_SUBJECT: &str = "$KV.sequences.current.";
+const CURRENT_END: &str = ".now";
+
+fn current_subject(name: &str) -> String {
+    format!("{CURRENT_SUBJECT}{name}{CURRENT_END}")
 }
 
 fn subject(name: &str, version: u32) -> String {

@@ -19,6 +19,8 @@ pub(crate) const GENERATION_HEADER: &str = "Dripline-Generation";
 pub(crate) const STATUS_HEADER: &str = "Dripline-Status";
 /// Tells our write from another's when an answer is lost.
 const TOKEN_HEADER: &str = "Dripline-Token";
+/// An erased lead's key stays for so long: time for every process to see that its revision is lost.
+const ERASED_TTL: &str = "60s";
 /// On a key that was deleted or purged, by the CLI or another client.
 pub(crate) const KV_OPERATION: &str = "KV-Operation";
 
@@ -109,13 +111,20 @@ fn token_text(token: u128) -> String {
 fn message(put: &Put) -> BatchMessage {
     let mut headers = HeaderMap::new();
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, put.expected.to_string());
+    let Some(document) = put.document.clone() else {
+        // What marks the end goes by itself: its subject holds the address, too.
+        headers.insert(KV_OPERATION, "PURGE");
+        headers.insert(async_nats::header::NATS_MESSAGE_TTL, ERASED_TTL);
+        headers.insert(TOKEN_HEADER, token_text(put.token));
+        return BatchMessage { subject: subject(&put.key), headers, payload: Bytes::new() };
+    };
     headers.insert(STATUS_HEADER, put.status);
     headers.insert(GENERATION_HEADER, put.generation.to_string());
     headers.insert(TOKEN_HEADER, token_text(put.token));
     if let Some(next) = put.next_action {
         headers.insert(NEXT_HEADER, next.as_millis().to_string());
     }
-    BatchMessage { subject: subject(&put.key), headers, payload: put.document.clone() }
+    BatchMessage { subject: subject(&put.key), headers, payload: document }
 }
 
 /// One message holds the lines of the whole batch: state and journal are stored together or not at all.

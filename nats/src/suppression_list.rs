@@ -1,4 +1,6 @@
 //! The bucket `suppressions`, as an operator changes and reads it.
+use std::fmt;
+
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::Store;
 use bytes::Bytes;
@@ -10,7 +12,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use crate::journal::publish_lines;
-use crate::suppressions::SuppressionBucket;
+use crate::suppressions::{ANONYMOUS, SuppressionBucket, anonymous_key};
 use crate::topology::{SUPPRESSIONS, SUPPRESSIONS_BUCKET};
 
 /// Writes under way at a time: a put waits for its fsync.
@@ -27,13 +29,33 @@ pub struct SuppressionList {
 /// One thing that speaks against mailing an address, now. An address may have several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listed {
-    /// The address, normalised.
-    pub address: Address,
+    /// Whose.
+    #[serde(flatten)]
+    pub whom: Whom,
     /// What kind of reason.
     pub cause: SuppressionCause,
     /// Why, for people; who or what put it there, `by hand` where somebody wrote the entry; when.
     #[serde(flatten)]
     pub mark: SuppressionMark,
+}
+
+/// Who must not be mailed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Whom {
+    /// The address, normalised.
+    Address(Address),
+    /// A lead that was erased: only its opaque id is left.
+    LeadId(String),
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::LeadId(id) => f.write_str(id),
+        }
+    }
 }
 
 /// One change, to be made and journalled.
@@ -115,11 +137,17 @@ impl SuppressionList {
 
     /// Lifts the suppression of one address; whether there was one.
     pub async fn remove(&self, change: &SuppressionChange) -> Result<bool, SuppressionListError> {
-        let key = LeadKey::of(&change.address);
-        if self.entries.get(key.as_str()).await.map_err(unavailable)?.in_force(false).is_none() {
+        let keys = [LeadKey::of(&change.address).to_string(), anonymous_key(&self.lead_ids, &change.address)];
+        let mut is_lifted = false;
+        for key in keys {
+            if self.entries.get(&key).await.map_err(unavailable)?.in_force(false).is_some() {
+                self.bucket.delete(&key).await.map_err(unavailable)?;
+                is_lifted = true;
+            }
+        }
+        if !is_lifted {
             return Ok(false);
         }
-        self.bucket.delete(key.as_str()).await.map_err(unavailable)?;
         self.journal("suppression_removed", &[change]).await?;
         Ok(true)
     }
@@ -130,18 +158,20 @@ impl SuppressionList {
             self.bucket.keys().await.map_err(unavailable)?.try_collect().await.map_err(unavailable)?;
         let found = stream::iter(keys).map(|key| self.get(key)).buffered(IN_FLIGHT);
         let mut found: Vec<Listed> = found.try_collect::<Vec<_>>().await?.into_iter().flatten().collect();
-        found.sort_by(|one, other| one.address.cmp(&other.address));
+        found.sort_by(|one, other| one.whom.cmp(&other.whom));
         Ok(found)
     }
 
     async fn get(&self, key: String) -> Result<Vec<Listed>, SuppressionListError> {
         let known = self.entries.get(&key).await.map_err(unavailable)?;
-        let address = match LeadKey::parse(&key).and_then(|key| key.address()) {
-            Ok(address) => address,
-            Err(source) => return Err(SuppressionListError::ForeignKey { key, source }),
+        let whom = match key.strip_prefix(ANONYMOUS) {
+            Some(lead_id) => Whom::LeadId(lead_id.to_owned()),
+            None => match LeadKey::parse(&key).and_then(|key| key.address()) {
+                Ok(address) => Whom::Address(address),
+                Err(source) => return Err(SuppressionListError::ForeignKey { key, source }),
+            },
         };
-        let listed =
-            |(cause, mark): (_, &SuppressionMark)| Listed { address: address.clone(), cause, mark: mark.clone() };
+        let listed = |(cause, mark): (_, &SuppressionMark)| Listed { whom: whom.clone(), cause, mark: mark.clone() };
         Ok(known.all_in_force().map(listed).collect())
     }
 

@@ -13,7 +13,7 @@ use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind,
 use async_nats::{Client, HeaderMap};
 use async_trait::async_trait;
 use dripline_actors::ports::{Source, StoreError, Suppressions};
-use dripline_domain::{Address, LeadKey, Suppression};
+use dripline_domain::{Address, LeadIdKey, LeadKey, Suppression};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -34,8 +34,18 @@ pub struct JetStreamSuppressions {
     client: Client,
     bucket: SuppressionBucket,
     suppressed: Arc<Suppressed>,
+    lead_ids: LeadIdKey,
     watcher: AbortHandle,
 }
+
+/// The key of what is known against the address of an erased lead: its lead id, which says nothing of the address. No
+/// address has such a key, since an `@` is always encoded.
+pub(crate) fn anonymous_key(lead_ids: &LeadIdKey, address: &Address) -> String {
+    format!("{ANONYMOUS}{}", lead_ids.lead_id(address))
+}
+
+/// Before the lead id in the key of an erased lead.
+pub(crate) const ANONYMOUS: &str = "id.";
 
 #[derive(Default)]
 struct Suppressed {
@@ -50,14 +60,14 @@ pub(crate) struct SuppressionBucket {
 }
 
 impl JetStreamSuppressions {
-    /// Over the stream behind the bucket; starts the watcher.
-    pub fn watch(connections: &Connections, stream: Stream<()>) -> Self {
+    /// Over the stream behind the bucket; starts the watcher. `lead_ids` find what is known of erased leads.
+    pub fn watch(connections: &Connections, stream: Stream<()>, lead_ids: LeadIdKey) -> Self {
         let suppressed = Arc::new(Suppressed::default());
         let watcher =
             tokio::spawn(keep_watching(stream.clone(), Arc::clone(&suppressed), connections.connected.clone()))
                 .abort_handle();
         let bucket = SuppressionBucket::new(Connections::jetstream(&connections.general), stream);
-        Self { client: connections.general.clone(), bucket, suppressed, watcher }
+        Self { client: connections.general.clone(), bucket, suppressed, lead_ids, watcher }
     }
 }
 
@@ -70,23 +80,54 @@ impl Drop for JetStreamSuppressions {
 #[async_trait]
 impl Suppressions for JetStreamSuppressions {
     async fn get(&self, address: &Address) -> Result<Suppression, StoreError> {
-        let key = LeadKey::of(address);
+        let (key, anonymous) = (LeadKey::of(address), anonymous_key(&self.lead_ids, address));
         let connected = self.client.connection_state() == State::Connected;
-        if connected && self.suppressed.complete.load(Ordering::Acquire) && !self.suppressed.contains(key.as_str()) {
+        if connected
+            && self.suppressed.complete.load(Ordering::Acquire)
+            && !self.suppressed.contains(key.as_str())
+            && !self.suppressed.contains(&anonymous)
+        {
             return Ok(Suppression::default());
         }
-        self.bucket.get(key.as_str()).await
+        let mut known = self.bucket.get(key.as_str()).await?;
+        known.merge(&self.bucket.get(&anonymous).await?);
+        Ok(known)
     }
 
     async fn read(&self, address: &Address) -> Result<Suppression, StoreError> {
-        Ok(self.bucket.newest(LeadKey::of(address).as_str()).await?.0)
+        let mut known = self.bucket.newest(LeadKey::of(address).as_str()).await?.0;
+        known.merge(&self.bucket.newest(&anonymous_key(&self.lead_ids, address)).await?.0);
+        Ok(known)
     }
 
     async fn record(&self, address: &Address, known: &Suppression) -> Result<Suppression, StoreError> {
-        let key = LeadKey::of(address);
-        let (merged, _) = self.bucket.merge(key.as_str(), known).await?;
-        self.suppressed.set(key.as_str(), true);
-        Ok(merged)
+        let (key, anonymous) = (LeadKey::of(address), anonymous_key(&self.lead_ids, address));
+        // Who was erased stays without a name, whatever providers still tell of them.
+        let before = self.bucket.newest(&anonymous).await?.0;
+        let (key, mut other) = if before.is_empty() {
+            (key.as_str(), before)
+        } else {
+            (&*anonymous, self.bucket.newest(key.as_str()).await?.0)
+        };
+        let (merged, _) = self.bucket.merge(key, known).await?;
+        self.suppressed.set(key, true);
+        other.merge(&merged);
+        Ok(other)
+    }
+
+    async fn anonymise(&self, address: &Address) -> Result<(), StoreError> {
+        let (key, anonymous) = (LeadKey::of(address), anonymous_key(&self.lead_ids, address));
+        loop {
+            let (known, revision) = self.bucket.newest(key.as_str()).await?;
+            if revision == 0 {
+                return Ok(());
+            }
+            if !known.is_empty() {
+                self.bucket.merge(&anonymous, &known).await?;
+                self.suppressed.set(&anonymous, true);
+            }
+            self.bucket.forget(key.as_str(), revision).await?;
+        }
     }
 }
 
@@ -113,6 +154,12 @@ impl SuppressionBucket {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((Suppression::default(), 0)),
             Err(error) => Err(StoreError::Unavailable(error.into())),
         }
+    }
+
+    /// Removes the entry up to this revision, and the key itself with it: a marker would hold the address.
+    async fn forget(&self, key: &str, revision: u64) -> Result<(), StoreError> {
+        let purge = self.stream.purge().filter(format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).sequence(revision + 1);
+        purge.await.map(drop).map_err(|error| StoreError::Unavailable(error.into()))
     }
 
     /// Merges this into what is known; what it then is, and whether that is more than before. On disk when it returns.

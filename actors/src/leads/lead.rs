@@ -8,17 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use dripline_domain::{
     Address, Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Feedback, Lead,
-    LeadId, LeadKey, Outcome, Sequence, SequenceRef, State, StepEvent, Suppression, Timestamp, Transition, send_key,
-    transition,
+    LeadId, LeadKey, Operator, OperatorAction, Outcome, Refusal, Sequence, SequenceRef, State, StepEvent, Suppression,
+    Timestamp, Transition, erase, send_key, transition,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Serialize;
+use tokio::sync::oneshot;
 use tracing::field::Empty;
 use tracing::{Instrument, trace_span};
 
 use super::Services;
 use crate::Chain;
 use crate::committer::CommitError;
+use crate::control::{ControlError, Obeyed, Order, OrderedAction};
 use crate::crash_point::crash_point;
 use crate::ports::{
     AfterLostAnswer, Controlled, Delivery, LookUp, Put, Rejection, Revision, Settle, StoreError, TimerError,
@@ -41,9 +43,18 @@ const LOOK_LAST: Duration = Duration::from_mins(10);
 const RECORD_TRIES: u32 = 60;
 
 /// What a lead is told.
-pub(crate) struct Message {
-    pub(crate) work: Work,
-    pub(crate) delivery: Delivery,
+pub(crate) enum Message {
+    /// By a queue's message, which is settled afterwards.
+    Work(Work, Delivery),
+    /// By an operator, who waits for the answer.
+    Order(Box<Ordered>),
+}
+
+/// An order, and who waits for what comes of it.
+pub(crate) struct Ordered {
+    pub(crate) order: Order,
+    pub(crate) lead_id: LeadId,
+    pub(crate) reply: oneshot::Sender<Result<Obeyed, ControlError>>,
 }
 
 /// The kinds of work.
@@ -141,6 +152,18 @@ impl From<NoPlace> for Interruption {
     }
 }
 
+impl From<Interruption> for ControlError {
+    fn from(interruption: Interruption) -> Self {
+        match interruption {
+            Interruption::Store(error) => error.into(),
+            error @ (Interruption::Commit(_)
+            | Interruption::Timer(_)
+            | Interruption::NotRunning(_)
+            | Interruption::Later(_)) => Self::Unavailable(Chain(&error).to_string()),
+        }
+    }
+}
+
 impl Actor for LeadActor {
     type Msg = Message;
     type State = LeadState;
@@ -157,9 +180,17 @@ impl Actor for LeadActor {
     async fn handle(
         &self,
         _myself: ActorRef<Message>,
-        Message { work, delivery }: Message,
+        message: Message,
         state: &mut LeadState,
     ) -> Result<(), ActorProcessingErr> {
+        let (work, delivery) = match message {
+            Message::Work(work, delivery) => (work, delivery),
+            Message::Order(ordered) => {
+                Box::pin(state.obey(*ordered)).await;
+                state.services.finished(&state.key);
+                return Ok(());
+            }
+        };
         crash_point("taken");
         let span = trace_span!(
             target: trace::TARGET, "lead", otel.name = work.name(), otel.kind = "consumer", lead_id = Empty,
@@ -480,6 +511,9 @@ impl LeadState {
             AfterLostAnswer::Idempotent { within } if now >= attempt.started_at.plus(within) => {
                 unresolved(format!("{} has forgotten the key by now", attempt.provider), false)
             }
+            AfterLostAnswer::Idempotent { .. } if self.lead().await?.is_some_and(|lead| lead.paused.is_some()) => {
+                unresolved("asking is sending once more, and the lead is paused".to_owned(), true)
+            }
             AfterLostAnswer::Idempotent { .. } => {
                 let Some(place) = services.providers.place_at(&attempt.provider).await else {
                     return unresolved(evidence(), false);
@@ -534,6 +568,122 @@ impl LeadState {
         Ok(services.reject(Rejection::of("failed_repeatedly", reason, delivery)).await)
     }
 
+    /// An operator orders something. Decided anew on whatever another process has written meanwhile.
+    async fn obey(&mut self, Ordered { order, lead_id, reply }: Ordered) {
+        if reply.is_closed() {
+            return;
+        }
+        let obeyed = self.carry_out(&lead_id, &order).await;
+        if let Err(error @ ControlError::Unavailable(_)) = &obeyed {
+            tracing::warn!(lead_id = self.lead_id(), %error, "an order was not carried out");
+            self.document = Document::Unread;
+        }
+        // Whoever asked may have gone; what was done is on disk.
+        let _ = reply.send(obeyed);
+    }
+
+    async fn carry_out(&mut self, lead_id: &LeadId, order: &Order) -> Result<Obeyed, ControlError> {
+        let services = Arc::clone(&self.services);
+        loop {
+            // Another process may have written since we read, and a refusal must be of what is.
+            self.document = Document::Unread;
+            let decided = match &order.action {
+                OrderedAction::Pause => self.operate(order, OperatorAction::Pause).await?,
+                OrderedAction::Resume => self.operate(order, OperatorAction::Resume).await?,
+                OrderedAction::Move { sequence, step, version, at } => {
+                    let on = self.lead().await?.and_then(|lead| lead.newest_enrolment(sequence));
+                    let version = version.or(on.map(|enrolment| enrolment.sequence.version));
+                    let to = services.version(sequence, version.ok_or(Refusal::NotInSequence)?).await?;
+                    self.operate(order, OperatorAction::Move { to: &to, step, at: *at }).await?
+                }
+                OrderedAction::Migrate { sequence, from, to } => {
+                    let (from, to) = (services.version(sequence, *from).await?, services.version(sequence, *to).await?);
+                    self.operate(order, OperatorAction::Migrate { from: &from, to: &to }).await?
+                }
+                OrderedAction::Restart { sequence: name } => {
+                    let sequence =
+                        services.sequences.current(name).ok_or_else(|| ControlError::NoSuchSequence(name.clone()))?;
+                    let address = self.lead().await?.ok_or(ControlError::NoSuchLead)?.address.clone();
+                    let suppression = self.suppression_at_arrival(&address).await?;
+                    self.operate(order, OperatorAction::Restart { sequence: &sequence, suppression }).await?
+                }
+                OrderedAction::Stop { sequence } => {
+                    self.operate(order, OperatorAction::Stop { sequence: sequence.as_deref() }).await?
+                }
+                OrderedAction::Enroll { arrival } => {
+                    let sequence = match &arrival.sequence {
+                        Some(name) => services
+                            .sequences
+                            .current(name)
+                            .ok_or_else(|| ControlError::NoSuchSequence(name.clone()))?,
+                        None => services.sequences.for_source(None).ok_or(ControlError::NoDefaultSequence)?,
+                    };
+                    let suppression = self.suppression_at_arrival(&arrival.address).await?;
+                    let (arrival, lead_id) = ((**arrival).clone(), lead_id.clone());
+                    let action = OperatorAction::Enroll { arrival, lead_id, sequence: &sequence, suppression };
+                    self.operate(order, action).await?
+                }
+                OrderedAction::Resolve { sequence, sent } => {
+                    let lead = self.lead().await?.ok_or(ControlError::NoSuchLead)?;
+                    let version = lead.in_doubt(sequence).map(|enrolment| enrolment.sequence.version);
+                    let sequence = services.version(sequence, version.ok_or(Refusal::NoSuchAttempt)?).await?;
+                    self.operate(order, OperatorAction::Resolve { sequence: &sequence, sent: *sent }).await?
+                }
+                OrderedAction::Erase => match self.erase(lead_id, &order.operator).await? {
+                    Some(erased) => return Ok(Obeyed::Erased { lead_id: lead_id.clone(), erased }),
+                    None => Decided::Overtaken,
+                },
+            };
+            match decided {
+                Decided::Overtaken => continue,
+                // Asked again: the crash may have come between the document and its timer.
+                Decided::Nothing => self.set_timer_again().await?,
+                Decided::Written | Decided::Send(_) => {}
+            }
+            let lead = self.lead().await?.ok_or(ControlError::NoSuchLead)?;
+            return Ok(Obeyed::Lead(Box::new(lead.clone())));
+        }
+    }
+
+    async fn operate(&mut self, order: &Order, action: OperatorAction<'_>) -> Result<Decided, ControlError> {
+        let Order { operator, request, .. } = order;
+        Ok(self.decide(Event::Operator { action, operator, request }).await??)
+    }
+
+    /// Erases the lead; whether there was a document, and none where another process has written to it meanwhile. What is
+    /// known against the address comes first: should we not get further, a repeat does the rest.
+    async fn erase(&mut self, lead_id: &LeadId, operator: &Operator) -> Result<Option<bool>, ControlError> {
+        let services = Arc::clone(&self.services);
+        let context = services.context();
+        let entry = match self.lead().await? {
+            Some(lead) => Some((erase(lead, operator, &context)?, lead.generation)),
+            None => None,
+        };
+        let address = self.key.address().map_err(|error| ControlError::Unreadable(error.to_string()))?;
+        services.suppressions.anonymise(&address).await?;
+        if let Some((entry, generation)) = &entry {
+            let Document::Known(_, expected) = self.document else { return Ok(None) };
+            let put = Put {
+                key: self.key.clone(),
+                expected,
+                document: None,
+                next_action: None,
+                generation: *generation,
+                status: "",
+                token: rand::random(),
+            };
+            let line = journal_line(lead_id, *generation, entry);
+            match services.committer.commit(put, line.into_iter().collect()).await {
+                Ok(_) => tracing::info!(%lead_id, "lead erased"),
+                Err(CommitError::Conflict) => return Ok(None),
+                Err(error) => return Err(Interruption::from(error).into()),
+            }
+            self.document = Document::Unread;
+        }
+        services.timers.clear(&self.key).await.map_err(Interruption::from)?;
+        Ok(Some(entry.is_some()))
+    }
+
     /// Never decided again on a document that another process has changed: the event was meant for what we saw.
     async fn decide_step(&mut self, id: &EnrolmentId, event: &StepEvent) -> Result<Decided, Interruption> {
         let services = Arc::clone(&self.services);
@@ -544,23 +694,28 @@ impl LeadState {
         self.decide_once(|| Event::Step { enrolment: id.clone(), sequence: &sequence, event: event.clone() }).await
     }
 
-    /// Decides, writes, and sets the timer.
+    /// The same, where it does not matter why an event has no use.
     async fn decide_once<'a>(&mut self, event: impl Fn() -> Event<'a>) -> Result<Decided, Interruption> {
+        Ok(self.decide(event()).await?.unwrap_or_else(|refusal| {
+            tracing::debug!(lead_id = self.lead_id(), %refusal, "an event had no use");
+            Decided::Nothing
+        }))
+    }
+
+    /// Decides, writes, and sets the timer.
+    async fn decide(&mut self, event: Event<'_>) -> Result<Result<Decided, Refusal>, Interruption> {
         let context = self.services.context();
-        let transition = match transition(self.lead().await?, event(), &context) {
-            Ok(transition) if transition.journal.is_empty() => return Ok(Decided::Nothing),
+        let transition = match transition(self.lead().await?, event, &context) {
+            Ok(transition) if transition.journal.is_empty() => return Ok(Ok(Decided::Nothing)),
             Ok(transition) => transition,
-            Err(refusal) => {
-                tracing::debug!(lead_id = self.lead_id(), %refusal, "an event had no use");
-                return Ok(Decided::Nothing);
-            }
+            Err(refusal) => return Ok(Err(refusal)),
         };
         let effects = match self.commit(transition).await {
             Ok(effects) => effects,
             Err(CommitError::Conflict) => {
                 self.services.metrics.conflicts.increment(1);
                 self.document = Document::Unread;
-                return Ok(Decided::Overtaken);
+                return Ok(Ok(Decided::Overtaken));
             }
             Err(error) => return Err(error.into()),
         };
@@ -576,7 +731,7 @@ impl LeadState {
                 Effect::Send(attempt) => decided = Decided::Send(attempt),
             }
         }
-        Ok(decided)
+        Ok(Ok(decided))
     }
 
     async fn commit(&mut self, transition: Transition) -> Result<Vec<Effect>, CommitError> {
@@ -589,7 +744,7 @@ impl LeadState {
         let put = Put {
             key: self.key.clone(),
             expected,
-            document: document.into(),
+            document: Some(document.into()),
             next_action: lead.next_action(),
             generation: lead.generation,
             status: lead.status().name(),
@@ -679,6 +834,7 @@ impl Services {
         let mut waits = None;
         for enrolment in &lead.enrolments {
             let action = match &enrolment.state {
+                State::Waiting { .. } if lead.paused.is_some() => continue,
                 State::Waiting { due, .. } if *due <= now => {
                     if let Some(pause) = self.controls.paused(Controlled::Sequence(&enrolment.sequence.name)) {
                         waits.get_or_insert((enrolment.id(), DueAction::Paused(pause.timestamp)));
@@ -708,6 +864,12 @@ impl Services {
 
     fn context(&self) -> Context {
         Context { now: self.clock.now(), random: rand::random(), retry: self.retry, doubt: self.doubt }
+    }
+
+    /// A version that an operator names.
+    async fn version(&self, sequence: &str, version: u32) -> Result<Arc<Sequence>, ControlError> {
+        let found = self.sequences.version(sequence, version).await?;
+        found.ok_or_else(|| ControlError::NoSuchVersion { sequence: sequence.to_owned(), version })
     }
 
     async fn sequence_of(&self, enrolment: &Enrolment) -> Result<Option<Arc<Sequence>>, StoreError> {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dripline_domain::{Arrival, DoubtPolicy, Feedback, LeadId, LeadKey, RetryPolicy, Sequence, SoftBouncePolicy};
-use lead::{Arriving, LeadActor, LeadArguments, Telling, Work};
+use lead::{Arriving, LeadActor, LeadArguments, Ordered, Telling, Work};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
 
 use crate::Chain;
 use crate::committer::Committer;
+use crate::control::{ControlError, Obeyed, Order};
 use crate::limiter::RateLimiter;
 use crate::metrics::{Metrics, number};
 use crate::ports::{
@@ -112,7 +114,7 @@ impl Leads {
         delivery: Delivery,
     ) -> Result<(), NotRunning> {
         let work = Work::Arrive(Box::new(Arriving { arrival, lead_id, sequence }));
-        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message { work, delivery }))
+        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message::Work(work, delivery)))
     }
 
     /// Hands what was told to its lead.
@@ -124,13 +126,25 @@ impl Leads {
         delivery: Delivery,
     ) -> Result<(), NotRunning> {
         let work = Work::Told(Box::new(Telling { feedback, lead_id }));
-        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message { work, delivery }))
+        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message::Work(work, delivery)))
     }
 
     /// Hands a fired timer to its lead.
     pub fn wake(&self, key: LeadKey, generation: u64, delivery: Delivery) -> Result<(), NotRunning> {
-        self.slot
-            .cast("lead supervisor", Message::Deliver(key, lead::Message { work: Work::Wake(generation), delivery }))
+        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message::Work(Work::Wake(generation), delivery)))
+    }
+
+    /// Hands an operator's order to its lead. Nothing is done of one whose answer nobody waits for any more.
+    pub(crate) fn order(
+        &self,
+        key: LeadKey,
+        lead_id: LeadId,
+        order: Order,
+    ) -> Result<oneshot::Receiver<Result<Obeyed, ControlError>>, NotRunning> {
+        let (reply, answer) = oneshot::channel();
+        let ordered = Box::new(Ordered { order, lead_id, reply });
+        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message::Order(ordered)))?;
+        Ok(answer)
     }
 
     pub(crate) fn actor(&self, services: Arc<Services>, limits: LeadLimits) -> (LeadsActor, LeadsArguments) {
@@ -245,24 +259,15 @@ impl LeadsState {
         &mut self,
         myself: &ActorRef<Message>,
         key: LeadKey,
-        mut message: lead::Message,
+        message: lead::Message,
     ) -> Result<(), ActorProcessingErr> {
-        if let Some(failures) = self.failures.get(&key) {
-            if failures.count > self.limits.failures {
-                // Even parking it failed: all that is left is to keep the message.
-                let rejection = Rejection::of("failed_repeatedly", failures.reason.clone(), &message.delivery);
-                let services = Arc::clone(&self.services);
-                tokio::spawn(async move { message.delivery.settle(services.reject(rejection).await) });
-                return Ok(());
-            }
-            if failures.count == self.limits.failures {
-                message.work =
-                    Work::Park(format!("its actor failed {} times; the last: {}", failures.count, failures.reason));
-            } else if !failures.backoff_left().is_zero() {
-                message.delivery.settle(Settle::Retry(failures.backoff_left()));
-                return Ok(());
-            }
-        }
+        let message = match self.failures.get(&key) {
+            None => message,
+            Some(failures) => match self.heed(failures, message) {
+                Some(message) => message,
+                None => return Ok(()),
+            },
+        };
         if !self.resident.contains_key(&key) {
             self.make_room();
             let arguments = LeadArguments { key: key.clone(), services: Arc::clone(&self.services) };
@@ -277,6 +282,39 @@ impl LeadsState {
             let _ = resident.actor.cast(message);
         }
         Ok(())
+    }
+
+    /// What a lead that failed is still told; none where the message is answered for already.
+    fn heed(&self, failures: &Failures, message: lead::Message) -> Option<lead::Message> {
+        let (work, delivery) = match message {
+            lead::Message::Work(work, delivery) => (work, delivery),
+            lead::Message::Order(ordered) => {
+                // Its next message parks it, or finds that it works.
+                if failures.count < self.limits.failures && failures.backoff_left().is_zero() {
+                    return Some(lead::Message::Order(ordered));
+                }
+                let reason = format!("the lead's actor failed, and is left alone for a moment: {}", failures.reason);
+                // Whoever asked may have gone.
+                let _ = ordered.reply.send(Err(ControlError::Unavailable(reason)));
+                return None;
+            }
+        };
+        if failures.count > self.limits.failures {
+            // Even parking it failed: all that is left is to keep the message.
+            let rejection = Rejection::of("failed_repeatedly", failures.reason.clone(), &delivery);
+            let services = Arc::clone(&self.services);
+            tokio::spawn(async move { delivery.settle(services.reject(rejection).await) });
+            return None;
+        }
+        if failures.count == self.limits.failures {
+            let reason = format!("its actor failed {} times; the last: {}", failures.count, failures.reason);
+            return Some(lead::Message::Work(Work::Park(reason), delivery));
+        }
+        if !failures.backoff_left().is_zero() {
+            delivery.settle(Settle::Retry(failures.backoff_left()));
+            return None;
+        }
+        Some(lead::Message::Work(work, delivery))
     }
 
     fn finished(&mut self, key: LeadKey) {

@@ -1,5 +1,6 @@
 //! What a lead goes through, decided by the domain alone.
 #![allow(clippy::unwrap_used, clippy::panic)]
+mod control;
 mod doubt;
 mod feedback;
 mod properties;

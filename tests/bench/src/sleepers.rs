@@ -107,7 +107,7 @@ impl Filler {
         Ok(Put {
             key: LeadKey::of(&lead.address),
             expected: 0,
-            document: lead.to_json()?.into(),
+            document: Some(lead.to_json()?.into()),
             next_action: lead.next_action(),
             generation: lead.generation,
             status: lead.status().name(),

@@ -1,0 +1,85 @@
+//! Requests about sequences and providers.
+use dripline_actors::ports::{Control, Controlled, Sequences as _};
+use dripline_domain::Operator;
+use serde_json::{Value, json};
+
+use super::Desk;
+use super::request::{Problem, Show};
+use crate::sequences::newest_sequences;
+
+impl Desk {
+    pub(super) async fn list_sequences(&self) -> Result<Value, Problem> {
+        let newest = newest_sequences(&self.published).await?;
+        let rows: Vec<_> = newest
+            .iter()
+            .map(|sequence| {
+                let steps: Vec<_> = sequence.steps.iter().map(|step| &step.id).collect();
+                let current = self.parts.sequences.current(&sequence.name).map(|current| current.version);
+                let paused = self.parts.controls.paused(Controlled::Sequence(&sequence.name));
+                json!({
+                    "name": sequence.name, "version": sequence.version, "current": current, "steps": steps,
+                    "paused": paused,
+                })
+            })
+            .collect();
+        Ok(json!({"sequences": rows}))
+    }
+
+    pub(super) async fn show_sequence(&self, Show { sequence: name, version }: Show) -> Result<Value, Problem> {
+        let version = match version {
+            Some(version) => version,
+            None => match self.parts.sequences.current(&name) {
+                Some(current) => return Ok(json!(*current)),
+                None => return Err(Problem::no_such_sequence(&name)),
+            },
+        };
+        match self.parts.sequences.version(&name, version).await? {
+            Some(sequence) => Ok(json!(*sequence)),
+            None => Err(dripline_actors::ControlError::NoSuchVersion { sequence: name, version }.into()),
+        }
+    }
+
+    pub(super) async fn hold_sequence(&self, name: &str, paused: bool, operator: &Operator) -> Result<Value, Problem> {
+        // One that is paused may be resumed, whatever became of it.
+        let is_known = self.parts.sequences.current(name).is_some()
+            || self.parts.controls.paused(Controlled::Sequence(name)).is_some()
+            || newest_sequences(&self.published).await?.iter().any(|sequence| sequence.name == name);
+        if !is_known {
+            return Err(Problem::no_such_sequence(name));
+        }
+        let changed = self.hold(Controlled::Sequence(name), paused, operator).await?;
+        Ok(json!({"sequence": name, "paused": paused, "changed": changed}))
+    }
+
+    pub(super) async fn hold_provider(&self, name: &str, paused: bool, operator: &Operator) -> Result<Value, Problem> {
+        let known: Vec<_> = self.parts.controller.providers().into_iter().map(|provider| provider.name).collect();
+        let is_held = self.parts.controls.paused(Controlled::Provider(name)).is_some();
+        if !is_held && !known.iter().any(|known| known == name) {
+            let message = format!("there is no provider `{name}`; there are: {}", known.join(", "));
+            return Err(Problem { status: 404, code: "no_such_provider", message });
+        }
+        let changed = self.hold(Controlled::Provider(name), paused, operator).await?;
+        Ok(json!({"provider": name, "paused": paused, "changed": changed}))
+    }
+
+    async fn hold(&self, what: Controlled<'_>, paused: bool, operator: &Operator) -> Result<bool, Problem> {
+        let (by, reason) = (operator.by().to_owned(), operator.reason().to_owned());
+        let timestamp = self.parts.controller.clock().now();
+        Ok(self.parts.controls.change(what, &Control { paused, reason, by, timestamp }).await?)
+    }
+
+    /// Publishes what is new in this process's folder. The others, and this one, go on with it.
+    pub(super) async fn reload(&self, operator: &Operator) -> Result<Value, Problem> {
+        let folder = self.parts.folder.clone();
+        let read = tokio::task::spawn_blocking(move || folder()).await.map_err(Problem::unavailable)?;
+        let sequences =
+            read.map_err(|problems| Problem { status: 409, code: "sequences_unusable", message: problems.join("\n") })?;
+        let now = self.parts.controller.clock().now();
+        let reloaded = self.parts.sequences.reload(&self.context, sequences, operator, now).await?;
+        let rows: Vec<_> = reloaded
+            .iter()
+            .map(|(sequence, before)| json!({"name": sequence.name, "version": sequence.version, "before": before}))
+            .collect();
+        Ok(json!({"engine": self.parts.controller.owner(), "reloaded": rows}))
+    }
+}

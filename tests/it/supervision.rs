@@ -51,10 +51,9 @@ async fn a_lead_whose_actor_fails_again_and_again_is_parked_and_the_others_go_on
     let context = Connections::jetstream(&connections.general);
     let applied = topology::apply(&context, service::topology_options(config)).await.unwrap();
     let links = UnsubscribeLinks::new(&system.gateway(""), UNSUBSCRIBE_KEY.as_bytes(), []);
-    let mut ports =
-        service::ports(&loaded, &connections, vec![Arc::new(Accepting)], links.clone(), applied.lead_ids.clone())
-            .await
-            .unwrap();
+    let sequences = service::sequences(&loaded, &connections).await.unwrap();
+    let (esps, lead_ids) = (vec![Arc::new(Accepting) as Arc<dyn Esp>], applied.lead_ids.clone());
+    let mut ports = service::ports(config, &connections, esps, links.clone(), lead_ids, sequences).await.unwrap();
     ports.composer = Arc::new(Buggy(MinijinjaComposer::new(Some(links))));
     let settings = service::settings(config, "test-engine".to_owned(), applied.lead_ids);
     let engine = Engine::start(ports, settings).await.unwrap();

@@ -63,7 +63,7 @@ pub(crate) enum LeadCommand {
         step: String,
         /// On this version; without it, on the one it is on.
         #[arg(long, value_name = "NUMBER")]
-        version: Option<u32>,
+        to_version: Option<u32>,
         /// When the step is due (RFC 3339); without it, as long from now as the step says.
         #[arg(long, value_name = "TIME")]
         at: Option<jiff::Timestamp>,
@@ -180,9 +180,9 @@ pub(crate) async fn run(command: LeadCommand, config: &Config) -> anyhow::Result
         LeadCommand::List(arguments) => return list(&control, &arguments).await,
         LeadCommand::Pause(whose) => ("lead.pause", whose, json!({})),
         LeadCommand::Resume(whose) => ("lead.resume", whose, json!({})),
-        LeadCommand::Move { whose, sequence, step, version, at } => {
+        LeadCommand::Move { whose, sequence, step, to_version, at } => {
             let at = at.map(jiff::Timestamp::as_millisecond);
-            ("lead.move", whose, json!({"sequence": sequence, "step": step, "version": version, "at": at}))
+            ("lead.move", whose, json!({"sequence": sequence, "step": step, "version": to_version, "at": at}))
         }
         LeadCommand::Restart { whose, sequence } => ("lead.restart", whose, json!({"sequence": sequence})),
         LeadCommand::Stop { whose, sequence } => ("lead.stop", whose, json!({"sequence": sequence})),

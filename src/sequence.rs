@@ -37,8 +37,7 @@ pub(crate) enum SequenceControl {
         /// Which.
         name: String,
         /// Which version; without it, the one that new leads enter.
-        #[arg(long, value_name = "NUMBER")]
-        version: Option<u32>,
+        number: Option<u32>,
     },
     /// Have an engine read its folder again, and all of them go on with what is new: without a restart.
     Reload {
@@ -69,8 +68,8 @@ pub(crate) enum SequenceControl {
 
 pub(crate) async fn run(command: SequenceControl, config: &Config) -> anyhow::Result<ExitCode> {
     match command {
-        SequenceControl::Show { name, version } => {
-            let request = json!({"sequence": name, "version": version});
+        SequenceControl::Show { name, number } => {
+            let request = json!({"sequence": name, "version": number});
             let sequence = control::Control::connect(config).await?.ask("sequence.show", &request).await?;
             print(&format!("{sequence:#}\n"))?;
             Ok(ExitCode::SUCCESS)

@@ -19,8 +19,8 @@ pub(crate) const GENERATION_HEADER: &str = "Dripline-Generation";
 pub(crate) const STATUS_HEADER: &str = "Dripline-Status";
 /// Tells our write from another's when an answer is lost.
 const TOKEN_HEADER: &str = "Dripline-Token";
-/// An erased lead's key stays for so long: time for every process to see that its revision is lost.
-const ERASED_TTL: &str = "60s";
+/// An erased lead's key stays for so long. Whoever holds an older revision has lost it, then and afterwards.
+const ERASED_TTL: &str = "5s";
 /// On a key that was deleted or purged, by the CLI or another client.
 pub(crate) const KV_OPERATION: &str = "KV-Operation";
 

@@ -37,6 +37,6 @@ async fn lead_show_tells_what_happened_and_what_comes_next_and_when() {
     assert!(out.contains("ended at second (step 2 of 3): asked by phone"), "{out}");
 
     let (code, out, err) = system.run(&["lead", "show", "john@example.com"]).await;
-    assert_eq!((code, &*out), (Some(1), ""));
+    assert_eq!((code, &*out), (Some(3), ""));
     assert!(err.contains("there is no lead john@example.com"), "{err}");
 }

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod command_line;
+mod control;
 mod crash;
 #[cfg(feature = "crash-points")]
 mod crash_points;

@@ -154,6 +154,9 @@ impl Desk {
         request_id: RequestId,
     ) -> Result<Value, Problem> {
         let Migrate { sequence, from, to, dry_run, after } = request;
+        if from == to {
+            return Err(Problem::invalid("`from` and `to` are one version"));
+        }
         for version in [from, to] {
             if self.parts.sequences.version(&sequence, version).await?.is_none() {
                 let sequence = sequence.clone();

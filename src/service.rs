@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::Stream;
-use dripline_actors::ports::{Alert, Alerts, Clock, Esp, FrontDoor};
-use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings, Subscriber};
+use dripline_actors::ports::{Clock, Controls, Esp, FrontDoor};
+use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings, Subscriber, Watch};
 use dripline_domain::{
     CountingRules, DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, SoftBouncePolicy, Timestamp,
 };
@@ -29,7 +29,7 @@ use tokio::task::AbortHandle;
 
 use crate::config::{Config, Esp as EspSettings, Loaded, Provider, check_sequences};
 use crate::telemetry::Addresses;
-use crate::{gateway, stats};
+use crate::{canary, gateway, stats, watch};
 
 /// On a stop: so long for what is in flight, then the rest is left to redelivery.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -92,6 +92,7 @@ pub(crate) struct Running {
     connections: Connections,
     stats: AbortHandle,
     engine: Option<Engine>,
+    watch: Watch,
     gateway: Option<(tokio::task::JoinHandle<std::io::Result<()>>, tokio::sync::oneshot::Sender<()>)>,
     /// Where the gateway listens.
     pub(crate) address: Option<SocketAddr>,
@@ -115,14 +116,17 @@ impl Running {
         let address =
             listener.as_ref().map(TcpListener::local_addr).transpose().context("the listener has no address")?;
         let links = unsubscribe_links(config, &lead_ids, address.unwrap_or(config.gateway.listen));
-        let engine = match esps {
+        let (engine, controls): (_, Arc<dyn Controls>) = match esps {
             Some(esps) => {
                 let ports = ports(loaded, &connections, esps, links.clone()).await?;
-                let settings = settings(config, owner, lead_ids.clone());
-                Some(Engine::start(ports, settings).await.context("the engine did not start")?)
+                let controls = Arc::clone(&ports.controls);
+                let settings = settings(config, owner.clone(), lead_ids.clone());
+                (Some(Engine::start(ports, settings).await.context("the engine did not start")?), controls)
             }
-            None => None,
+            None => (None, Arc::new(JetStreamControls::watch(&connections).await.context("bucket controls")?)),
         };
+        let providers = engine.as_ref().map(|engine| engine.providers().clone());
+        let watch = watch::start(config, &connections, owner, &front_door, providers, controls).await?;
         let mut gateway = None;
         if let Some(listener) = listener {
             let bridge = Bridge::new(&config.webhooks).map_err(|error| loaded.wrong("webhooks", error.to_string()))?;
@@ -148,7 +152,7 @@ impl Running {
             tracing::info!(address = ?address, "the gateway listens");
             gateway = Some((serving, stop));
         }
-        Ok(Self { connections, stats, engine, gateway, address, front_door })
+        Ok(Self { connections, stats, engine, watch, gateway, address, front_door })
     }
 
     pub(crate) async fn until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
@@ -168,6 +172,8 @@ impl Running {
             );
         }
         tracing::info!("stopping: finishing what is in flight");
+        // First: what stops now is no alert.
+        self.watch.stop().await;
         if let Some((serving, stop)) = self.gateway.take() {
             let _ = stop.send(());
             match tokio::time::timeout(PATIENCE, serving).await {
@@ -256,9 +262,9 @@ pub async fn ports(
         by_source: config.sequences.sources.clone().into_iter().collect(),
         default: config.sequences.default.clone(),
     };
+    let all = report.sequences.into_iter().chain(canary::built_in(&config.canary)).collect();
     let sequences =
-        SequenceBook::publish(context, stream(context, topology::SEQUENCES_BUCKET).await?, report.sequences, selection)
-            .await?;
+        SequenceBook::publish(context, stream(context, topology::SEQUENCES_BUCKET).await?, all, selection).await?;
     // An older version of a sequence can be on its way that the folder has no more.
     let links = (!config.esp.mails() || config.unsubscribe.missing().is_none()).then_some(links);
     let timers_context = Connections::jetstream(&connections.timers);
@@ -297,7 +303,6 @@ pub async fn ports(
         leftovers: Arc::new(JetStreamLeftovers::new(
             context.get_key_value(topology::OUTGOING).await.context("bucket outgoing")?,
         )),
-        alerts: Arc::new(LoggedAlerts),
         presence: Arc::new(JetStreamPresence::new(
             context.get_key_value(topology::ENGINES).await.context("bucket engines")?,
         )),
@@ -344,7 +349,8 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
 
 /// What is counted, and when a sequence is paused, as configured.
 pub(crate) fn counting_rules(config: &Config) -> CountingRules {
-    CountingRules { exclude: config.statistics.exclude.clone(), guard: (&config.guard).into() }
+    let exclude = config.statistics.exclude.iter().cloned().chain(canary::sequence_name(&config.canary)).collect();
+    CountingRules { exclude, guard: (&config.guard).into() }
 }
 
 async fn subscribers(
@@ -441,15 +447,6 @@ fn owner() -> String {
     let host: String = host.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let host = if host.is_empty() { "engine" } else { &host };
     format!("{host}.{}.{:08x}", std::process::id(), rand::random::<u32>())
-}
-
-/// The log alone.
-struct LoggedAlerts;
-
-impl Alerts for LoggedAlerts {
-    fn raise(&self, alert: &Alert) {
-        tracing::error!(%alert, "this needs a person");
-    }
 }
 
 pub(crate) struct SystemClock;

@@ -20,8 +20,8 @@ use crate::leads::{LeadLimits, Leads, Services};
 use crate::limiter::{Rate, RateLimiter};
 use crate::outgoing::{OutgoingActor, OutgoingArguments, Subscriber};
 use crate::ports::{
-    Alerts, Clock, Composer, Controls, Esp, FeedbackReader, Inbox, Journal, LeadStore, Ledger, Leftovers, Presence,
-    Rejected, Sequences, StatisticsStore, Suppressions, Timers,
+    Clock, Composer, Controls, Esp, FeedbackReader, Inbox, Journal, LeadStore, Ledger, Leftovers, Presence, Rejected,
+    Sequences, StatisticsStore, Suppressions, Timers,
 };
 use crate::presence::{PresenceActor, PresenceArguments};
 use crate::provider::Providers;
@@ -110,8 +110,6 @@ pub struct Ports {
     pub subscribers: Vec<Subscriber>,
     /// What these do not have yet.
     pub leftovers: Arc<dyn Leftovers>,
-    /// Who is told what needs a person.
-    pub alerts: Arc<dyn Alerts>,
 }
 
 /// A running engine.
@@ -121,6 +119,7 @@ pub struct Engine {
     stopping: watch::Sender<bool>,
     counters: Arc<Counters>,
     places: [Places; 3],
+    providers: Providers,
 }
 
 /// The actor tree did not start.
@@ -129,8 +128,8 @@ pub struct Engine {
 pub struct StartError(#[from] SpawnErr);
 
 /// Restarts of the tree's own actors within [`MELTDOWN_WINDOW`] before the engine gives up and says so.
-const MELTDOWN_RESTARTS: usize = 10;
-const MELTDOWN_WINDOW: Duration = Duration::from_mins(1);
+pub(crate) const MELTDOWN_RESTARTS: usize = 10;
+pub(crate) const MELTDOWN_WINDOW: Duration = Duration::from_mins(1);
 
 impl Engine {
     /// Starts the tree; it works when this returns.
@@ -224,7 +223,6 @@ impl Engine {
                     journal: Arc::clone(&ports.journal),
                     store: Arc::clone(&ports.statistics),
                     controls: Arc::clone(&ports.controls),
-                    alerts: Arc::clone(&ports.alerts),
                     rules: Arc::new(settings.counting),
                     stopping: stopped.clone(),
                 };
@@ -238,7 +236,6 @@ impl Engine {
                 controls: Arc::clone(&ports.controls),
                 leftovers: Arc::clone(&ports.leftovers),
                 rejected: Arc::clone(&ports.rejected),
-                alerts: Arc::clone(&ports.alerts),
                 clock: Arc::clone(&ports.clock),
                 stopping: stopped.clone(),
             };
@@ -264,12 +261,17 @@ impl Engine {
             reset_after: Some(MELTDOWN_WINDOW),
         };
         let (root, tree) = Supervisor::spawn(name("root"), SupervisorArguments { child_specs, options }).await?;
-        Ok(Self { root, tree, stopping, counters, places })
+        Ok(Self { root, tree, stopping, counters, places, providers })
     }
 
     /// What it has done so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Its providers.
+    pub fn providers(&self) -> &Providers {
+        &self.providers
     }
 
     /// Resolves when the tree has ended: after [`Engine::stop`], or because restarting did not help.
@@ -307,7 +309,7 @@ fn pump(
     (PumpActor, arguments)
 }
 
-fn child<A, F>(id: String, make: F) -> ChildSpec
+pub(crate) fn child<A, F>(id: String, make: F) -> ChildSpec
 where
     A: ractor::Actor,
     F: Fn() -> (A, A::Arguments) + Send + Sync + 'static,

@@ -4,7 +4,9 @@
 //! from outside by a handle that outlives its restarts.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod alerts;
 mod breaker;
+mod canary;
 mod committer;
 mod counters;
 mod crash_point;
@@ -21,11 +23,14 @@ mod pump;
 mod slot;
 mod statistics;
 mod sweeper;
+mod watch;
 
 use std::error::Error;
 use std::fmt;
 
-pub use breaker::BreakerLimits;
+pub use alerts::AlertSettings;
+pub use breaker::{BreakerLimits, Opened};
+pub use canary::{CanaryPorts, Evidence};
 pub use committer::CommitError;
 pub use counters::{Counters, Counts};
 pub use engine::{Engine, Ports, Settings, StartError};
@@ -33,8 +38,10 @@ pub use intake::TimerPayload;
 pub use leads::LeadLimits;
 pub use limiter::Rate;
 pub use outgoing::Subscriber;
+pub use provider::Providers;
 pub use slot::NotRunning;
 pub use statistics::replay;
+pub use watch::{Watch, WatchPorts};
 
 /// Shows an error with all its sources, in one line: `the lead store is unavailable: timed out`.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));

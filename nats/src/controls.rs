@@ -97,6 +97,11 @@ impl Controls for JetStreamControls {
         known.get(&what.to_string()).cloned()
     }
 
+    fn all_paused(&self) -> Vec<(String, Control)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(key, control)| (key.clone(), control.clone())).collect()
+    }
+
     async fn change(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError> {
         let key = what.to_string();
         let value = serde_json::to_vec(control).map_err(unavailable)?;

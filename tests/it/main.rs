@@ -2,7 +2,9 @@
 //! SMTP server, and a stand-in for the providers that is strict about their wire formats.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alerts;
 mod bad_input;
+mod canary;
 mod command_line;
 mod crash;
 #[cfg(feature = "crash-points")]
@@ -12,6 +14,7 @@ mod faults;
 mod guards;
 mod import;
 mod lead;
+mod mailpit;
 mod outgoing;
 mod processes;
 mod rejected;

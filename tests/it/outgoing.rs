@@ -18,8 +18,8 @@ use crate::system::System;
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A subscriber: answers as it is told, and keeps what it was sent.
-struct Subscriber {
-    url: String,
+pub struct Subscriber {
+    pub url: String,
     told: Arc<Mutex<Told>>,
     serving: JoinHandle<()>,
 }
@@ -45,7 +45,7 @@ async fn take(State(told): State<Arc<Mutex<Told>>>, headers: HeaderMap, body: By
 }
 
 impl Subscriber {
-    async fn start(answers: &[u16]) -> Self {
+    pub async fn start(answers: &[u16]) -> Self {
         let told = Arc::new(Mutex::new(Told { answers: answers.to_vec(), posts: Vec::new() }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -54,12 +54,12 @@ impl Subscriber {
         Self { url, told, serving }
     }
 
-    fn posts(&self) -> Vec<(u16, HeaderMap, Bytes)> {
+    pub fn posts(&self) -> Vec<(u16, HeaderMap, Bytes)> {
         self.told.lock().unwrap().posts.clone()
     }
 
     /// The events that it took, by their type, in order.
-    fn taken(&self) -> Vec<String> {
+    pub fn taken(&self) -> Vec<String> {
         let taken = self.posts().into_iter().filter(|(answer, ..)| *answer == 200);
         taken.map(|(_, _, body)| json_of(&body)["type"].as_str().unwrap().to_owned()).collect()
     }
@@ -72,7 +72,7 @@ impl Subscriber {
     }
 }
 
-fn json_of(body: &[u8]) -> Value {
+pub fn json_of(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap()
 }
 

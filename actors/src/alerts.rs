@@ -385,13 +385,11 @@ fn of_installation(
     let within = settings.within;
     push(grown.rejected >= settings.rejected, Cause::Rejected, &|| {
         let Grown { rejected, .. } = grown;
-        format!("{rejected} messages were rejected within {within:?}; look at them with `dripline rejected list`")
+        format!("messages rejected within {within:?}: {rejected}; look at them with `dripline rejected list`")
     });
     push(grown.in_doubt >= settings.in_doubt, Cause::InDoubt, &|| {
         let Grown { in_doubt, .. } = grown;
-        format!(
-            "the answers to {in_doubt} calls were lost within {within:?}: whether those emails were sent is not known"
-        )
+        format!("answers lost within {within:?}: {in_doubt}; whether those emails were sent is not known")
     });
     conditions
 }

@@ -109,9 +109,18 @@ impl CanaryState {
             Some(run) if run.owner != self.watch.owner && now < run.lease => Ok(()),
             Some(run) if run.accepted.is_none() => self.submit(canary, revision, run).await,
             Some(run) => self.look_after(canary, revision, run).await,
-            None if canary.next.is_none_or(|next| next <= now) => self.begin(canary, revision, now).await,
-            None => self.clean(canary, revision, now).await,
+            None => self.rest(canary, revision, now).await,
         }
+    }
+
+    /// Between two runs: first what the last ones left behind, then the next.
+    async fn rest(&self, mut canary: Canary, revision: Revision, now: Timestamp) -> Result<(), SaveError> {
+        let left = self.clean(&canary.leftovers, now).await?;
+        if left != canary.leftovers {
+            canary.leftovers = left;
+            return self.canary.store.save(&canary, revision).await.map(drop);
+        }
+        if canary.next.is_none_or(|next| next <= now) { self.begin(canary, revision, now).await } else { Ok(()) }
     }
 
     async fn begin(&self, mut canary: Canary, revision: Revision, now: Timestamp) -> Result<(), SaveError> {
@@ -230,22 +239,17 @@ impl CanaryState {
         Surroundings { installation: self.watch.surveyor.look().await.ok(), provider, evidence }
     }
 
-    /// Removes what earlier runs left behind. A lead that is not enrolled yet may still be in the queue, so it is looked
+    /// Removes what earlier runs left behind; gives what is left. A lead that is not enrolled yet may still be in the queue, so it is looked
     /// for again and again; an email may be on its way, so the mailbox is looked at again once the deadline is over.
-    async fn clean(&self, mut canary: Canary, revision: Revision, now: Timestamp) -> Result<(), SaveError> {
-        let mut left = Vec::new();
-        for mut leftover in canary.leftovers.clone() {
+    async fn clean(&self, leftovers: &[Leftover], now: Timestamp) -> Result<Vec<Leftover>, StoreError> {
+        let mut left = Vec::with_capacity(leftovers.len());
+        for mut leftover in leftovers.iter().cloned() {
             let lead = self.canary.store.lead(&LeadKey::of(&leftover.address)).await?;
-            if self.is_clean(&mut leftover, lead.as_ref(), now).await? {
-                continue;
+            if !self.is_clean(&mut leftover, lead.as_ref(), now).await? {
+                left.push(leftover);
             }
-            left.push(leftover);
         }
-        if left == canary.leftovers {
-            return Ok(());
-        }
-        canary.leftovers = left;
-        self.canary.store.save(&canary, revision).await.map(drop)
+        Ok(left)
     }
 
     async fn is_clean(&self, leftover: &mut Leftover, lead: Option<&Lead>, now: Timestamp) -> Result<bool, StoreError> {

@@ -40,6 +40,6 @@ impl QueueState {
         let Self { stream, waiting, oldest, paused, .. } = self;
         let since = oldest.map_or_else(String::new, |oldest| format!(", the oldest since {oldest}"));
         let paused = if *paused { "; its consumer is paused (`nats consumer resume`)" } else { "" };
-        format!("{waiting} messages wait in {stream}{since}{paused}")
+        format!("waiting in {stream}: {waiting}{since}{paused}")
     }
 }

@@ -182,7 +182,7 @@ fn the_finding_names_the_broken_link() {
     for (missing, installation, evidence, link, says) in [
         (Missing::Acceptance { reason: away() }, &alive, EvidenceState::Webhooks, Link::FrontDoor, "refused"),
         (enrolment(), &dead, EvidenceState::Webhooks, Link::Engine, "no engine is alive"),
-        (enrolment(), &blocked("LEADS"), EvidenceState::Webhooks, Link::Queue, "3 messages wait in LEADS"),
+        (enrolment(), &blocked("LEADS"), EvidenceState::Webhooks, Link::Queue, "waiting in LEADS: 3"),
         (enrolment(), &alive, EvidenceState::Webhooks, Link::Engine, "REJECTED"),
         (sending(refused()), &alive, EvidenceState::Webhooks, Link::Provider, "401"),
         (sending(refused()), &dead, EvidenceState::Webhooks, Link::Engine, "no engine is alive"),

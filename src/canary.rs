@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use dripline_actors::ports::FrontDoor;
 use dripline_actors::{CanaryPorts, Evidence};
 use dripline_domain::{CanaryRules, Reentry, Send, Sequence, Step, Template};
-use dripline_esp::{HttpFrontDoor, Mailpit};
+use dripline_esp::{HttpFrontDoor, Imap, Mailpit};
 use dripline_nats::{Connections, JetStreamCanary};
 use sha2::{Digest as _, Sha256};
 
@@ -68,6 +68,7 @@ pub(crate) async fn ports(
         CanaryEvidence::Mailpit => {
             Evidence::Mailbox(Arc::new(Mailpit::new(canary.mailpit_url.as_deref().unwrap_or_default())?))
         }
+        CanaryEvidence::Imap => Evidence::Mailbox(Arc::new(Imap::new(&canary.imap.clone().unwrap_or_default())?)),
     };
     let Canary { interval, retry, deadline, .. } = *canary;
     Ok(Some(CanaryPorts {

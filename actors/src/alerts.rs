@@ -385,7 +385,7 @@ fn of_installation(
     let within = settings.within;
     push(grown.rejected >= settings.rejected, Cause::Rejected, &|| {
         let Grown { rejected, .. } = grown;
-        format!("messages rejected within {within:?}: {rejected}; look at them with `dripline rejected list`")
+        format!("messages rejected within {within:?}: {rejected}; look at them with `dripline rejected ls`")
     });
     push(grown.in_doubt >= settings.in_doubt, Cause::InDoubt, &|| {
         let Grown { in_doubt, .. } = grown;

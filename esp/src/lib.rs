@@ -41,7 +41,7 @@ mod wire;
 pub use compose::{MinijinjaComposer, check_sequence};
 pub use error::BuildError;
 pub use front_door::HttpFrontDoor;
-pub use mailbox::Mailpit;
+pub use mailbox::{Imap, Mailpit, imap};
 pub use mailgun::Mailgun;
 pub use notices::{AlertEmail, AlertWebhook};
 pub use outbox::Outbox;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dripline_actors::{AlertSettings, BreakerLimits};
 use dripline_domain::{Address, DoubtEnd, DoubtPolicy, GuardLimits, JournalEvent, RetryPolicy, SoftBouncePolicy};
 use dripline_esp::webhooks::WebhookSettings;
-use dripline_esp::{Secret, mailgun, outbox, postmark, resend, sendgrid, smtp};
+use dripline_esp::{Secret, imap, mailgun, outbox, postmark, resend, sendgrid, smtp};
 use serde::{Deserialize, Serialize};
 
 use super::units;
@@ -522,6 +522,9 @@ pub struct Canary {
     pub evidence: CanaryEvidence,
     /// `DRIPLINE_CANARY__MAILPIT_URL`: where Mailpit's API is, for `mailpit`.
     pub mailpit_url: Option<String>,
+    /// `DRIPLINE_CANARY__IMAP__*`: the mailbox, for `imap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imap: Option<imap::Config>,
 }
 
 impl Default for Canary {
@@ -537,6 +540,7 @@ impl Default for Canary {
             gateway_url: None,
             evidence: CanaryEvidence::Webhook,
             mailpit_url: None,
+            imap: None,
         }
     }
 }
@@ -550,6 +554,8 @@ pub enum CanaryEvidence {
     Webhook,
     /// It is in Mailpit.
     Mailpit,
+    /// It is in a mailbox that IMAP shows.
+    Imap,
 }
 
 /// What is logged, and how.

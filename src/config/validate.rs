@@ -8,7 +8,7 @@ use super::{
 };
 use axum::http::Uri;
 use dripline_domain::{JournalEvent, SOFT_BOUNCES_KEPT, check_region, split_mailbox};
-use dripline_esp::{AlertEmail, AlertWebhook, HttpFrontDoor, HttpWebhook, Mailpit, Secret};
+use dripline_esp::{AlertEmail, AlertWebhook, HttpFrontDoor, HttpWebhook, Imap, Mailpit, Secret};
 use tracing_subscriber::EnvFilter;
 
 type Checked = Result<(), ConfigError>;
@@ -348,12 +348,24 @@ fn canary(loaded: &Loaded, canary: &Canary) -> Checked {
         HttpFrontDoor::new(url, "canary.gateway_url", None)
             .map_err(|error| loaded.wrong("canary.gateway_url", error.to_string()))?;
     }
-    match (canary.evidence, &canary.mailpit_url) {
-        (CanaryEvidence::Webhook, _) => Ok(()),
-        (CanaryEvidence::Mailpit, Some(url)) => {
+    match canary.evidence {
+        CanaryEvidence::Webhook => Ok(()),
+        CanaryEvidence::Mailpit => {
+            let url = canary.mailpit_url.as_ref().ok_or_else(|| ConfigError::missing("canary.mailpit_url"))?;
             Mailpit::new(url).map(drop).map_err(|error| loaded.wrong("canary.mailpit_url", error.to_string()))
         }
-        (CanaryEvidence::Mailpit, None) => Err(ConfigError::missing("canary.mailpit_url")),
+        CanaryEvidence::Imap => {
+            let imap = canary.imap.clone().unwrap_or_default();
+            let needed = [
+                ("canary.imap.host", imap.host.is_empty()),
+                ("canary.imap.username", imap.username.is_empty()),
+                ("canary.imap.password", imap.password.is_empty()),
+            ];
+            match needed.into_iter().find(|(_, missing)| *missing) {
+                Some((key, _)) => Err(ConfigError::missing(key)),
+                None => Imap::new(&imap).map(drop).map_err(|error| loaded.wrong("canary.imap", error.to_string())),
+            }
+        }
     }
 }
 

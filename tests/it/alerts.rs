@@ -139,7 +139,7 @@ async fn rejected_messages_and_lost_answers_that_grow_are_told() {
         system.publish("leads.new", "{}").await;
     }
     let summary = until_raised(&system, &people, "rejected").await;
-    assert!(summary.contains("dripline rejected list"), "{summary}");
+    assert!(summary.contains("dripline rejected ls"), "{summary}");
     until_resolved(&system, &people, "rejected").await;
 
     system.fault(&Fault { count: Some(1), ..Fault::new(FaultKind::DropAfterAccept) }).await;

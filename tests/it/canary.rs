@@ -1,16 +1,23 @@
 //! The canary: a lead of our own goes all the way, and what is broken on it is named.
 use std::collections::HashSet;
+use std::process::Stdio;
 use std::time::Duration;
 
+use dripline_actors::ports::Mailbox;
 use dripline_domain::{Address, LeadKey};
+use dripline_esp::smtp::Security;
+use dripline_esp::{Imap, imap};
 use dripline_stand_in::{Fault, FaultKind};
-use dripline_test_support::until;
+use dripline_test_support::{free_port, until};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
+use tokio::net::TcpStream;
+use tokio::process::Command;
 
 use crate::alerts::{impatient, until_raised, until_resolved};
 use crate::mailpit::Mailpit;
 use crate::outgoing::Subscriber;
-use crate::system::System;
+use crate::system::{System, tool};
 use crate::webhooks;
 
 /// A canary that runs again and again.
@@ -253,6 +260,103 @@ async fn an_email_that_is_not_in_the_mailbox_and_a_mailbox_that_is_away_are_told
     until_resolved(&system, &people, "canary.mailbox").await;
 }
 
+/// Takes every email that Mailpit has into an IMAP mailbox, as the last mail server of a chain does.
+async fn relay(mailpit: &Mailpit, imap: u16) {
+    let http = reqwest::Client::new();
+    let mut taken = HashSet::new();
+    loop {
+        let found = mailpit.get("messages").await;
+        let mut emails = found["messages"].as_array().unwrap().clone();
+        emails.reverse();
+        for email in emails {
+            let id = email["ID"].as_str().unwrap().to_owned();
+            if taken.insert(id.clone()) {
+                let url = format!("{}/api/v1/message/{id}/raw", mailpit.url);
+                let raw = http.get(url).send().await.unwrap().bytes().await.unwrap();
+                append(imap, &raw).await.unwrap();
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Into the folder INBOX (RFC 3501 §6.3.11).
+async fn append(port: u16, email: &[u8]) -> std::io::Result<()> {
+    let mut imap = BufStream::new(TcpStream::connect(("127.0.0.1", port)).await?);
+    let size = email.len();
+    for (command, done) in [
+        ("", "* OK"),
+        ("a LOGIN canary secret\r\n", "a OK"),
+        (&*format!("b APPEND INBOX {{{size}}}\r\n"), "+"),
+        (&*format!("{}\r\n", String::from_utf8_lossy(email)), "b OK"),
+    ] {
+        imap.write_all(command.as_bytes()).await?;
+        imap.flush().await?;
+        let mut line = String::new();
+        while !line.starts_with(done) {
+            line.clear();
+            assert!(imap.read_line(&mut line).await? > 0, "no `{done}`");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_run_passes_when_imap_shows_every_email_and_leaves_nothing_in_the_folder() {
+    let mut system = System::new("resend").await;
+    let mailpit = Mailpit::start(&system.http).await;
+    mailpit.is_the_provider_of(&mut system);
+    let port = free_port().unwrap();
+    let _imap = Command::new(tool("imapmemserver"))
+        .args(["-listen", &format!("127.0.0.1:{port}"), "-insecure-auth", "-username", "canary", "-password", "secret"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("imapmemserver: `make test` gets it");
+    until("IMAP is ready", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await.unwrap();
+    with_canary(&mut system, "20s");
+    system.set("DRIPLINE_CANARY__EVIDENCE", "imap");
+    for (name, value) in [
+        ("HOST", "127.0.0.1"),
+        ("PORT", &*port.to_string()),
+        ("SECURITY", "none"),
+        ("USERNAME", "canary"),
+        ("PASSWORD", "secret"),
+    ] {
+        system.set(&format!("DRIPLINE_CANARY__IMAP__{name}"), value);
+    }
+    let people = told_people(&mut system).await;
+    let mut dripline = system.start("run").await;
+    let runs = tokio::select! {
+        () = relay(&mailpit, port) => unreachable!("it never ends"),
+        state = until_passed(&system, 2) => results(&state),
+    };
+    assert!(runs.iter().all(|run| run["failure"].is_null()), "{runs:#?}");
+    let steps = runs[0]["steps"].as_array().unwrap();
+    assert!(steps.len() == 2 && steps.iter().all(|step| step["arrived"].is_number()), "{steps:#?}");
+
+    let mailbox = Imap::new(&imap::Config {
+        host: "127.0.0.1".to_owned(),
+        port: Some(port),
+        security: Security::None,
+        username: "canary".to_owned(),
+        password: "secret".into(),
+        ..imap::Config::default()
+    });
+    let (mailbox, first) = (mailbox.unwrap(), runs[0]["id"].as_str().unwrap());
+    let address = Address::parse(&format!("canary+{first}@acme.example")).unwrap();
+    until("nothing is left of it", async || mailbox.arrived(&address).await.unwrap().is_empty()).await.unwrap();
+
+    assert_eq!(dripline.stop().await.unwrap(), Some(0));
+    system.set("DRIPLINE_CANARY__IMAP__PASSWORD", "wrong");
+    system.set("DRIPLINE_CANARY__DEADLINE", "2s");
+    let _dripline = system.start("run").await;
+    let summary = until_raised(&system, &people, "canary.mailbox").await;
+    assert!(summary.contains("the mailbox cannot be asked: IMAP"), "{summary}");
+    assert!(!summary.contains("wrong"), "{summary}");
+}
+
 #[tokio::test]
 async fn a_canary_that_cannot_see_anything_is_refused() {
     let mut system = System::new("resend").await;
@@ -264,6 +368,10 @@ async fn a_canary_that_cannot_see_anything_is_refused() {
         ("EVIDENCE", "mailpit", "canary.mailpit_url: is missing"),
         ("MAILPIT_URL", "127.0.0.1", "canary.mailpit_url"),
         ("MAILPIT_URL", "http://127.0.0.1:8025", ""),
+        ("EVIDENCE", "imap", "canary.imap.host: is missing"),
+        ("IMAP__HOST", "imap.acme.example", "canary.imap.username: is missing"),
+        ("IMAP__USERNAME", "canary", "canary.imap.password: is missing"),
+        ("IMAP__PASSWORD", "secret", ""),
         ("GATEWAY_URL", "acme.example", "canary.gateway_url"),
         ("GATEWAY_URL", "", ""),
         ("DEADLINE", "0s", "must be longer than nothing"),

@@ -1,8 +1,10 @@
 //! Mailboxes that the canary asks whether its emails arrived.
+pub mod imap;
 mod mailpit;
 
 use std::time::Duration;
 
+pub use imap::Imap;
 pub use mailpit::Mailpit;
 
 /// One question takes no longer.

@@ -119,7 +119,6 @@ async fn greeted<T: Connection>(stream: T) -> Result<Client<T>, MailboxError> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
 fn failed(error: impl std::error::Error) -> MailboxError {
     MailboxError(format!("IMAP: {}", chain(&error)))
 }

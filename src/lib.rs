@@ -1,6 +1,7 @@
 //! Dripline, wired: the configuration, the gateway, the engine and the command line over the crates beside it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod canary;
 pub mod cli;
 pub mod config;
 mod control;
@@ -20,3 +21,4 @@ mod stats;
 mod status;
 mod suppression;
 pub mod telemetry;
+mod watch;

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::Stream;
-use dripline_actors::ports::{Alert, Alerts, Clock, Esp, FrontDoor};
-use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings, Subscriber};
+use dripline_actors::ports::{Clock, Controls, Esp, FrontDoor};
+use dripline_actors::{BreakerLimits, Engine, LeadLimits, Ports, Rate, Settings, Subscriber, Watch};
 use dripline_domain::{
     CountingRules, DoubtPolicy, LeadIdKey, Limits, RetryPolicy, Sanitiser, SoftBouncePolicy, Timestamp,
 };
@@ -32,7 +32,7 @@ use crate::config::{Config, Esp as EspSettings, Loaded, Provider, check_sequence
 use crate::gateway::health::{QueueCheck, ReadyCheck};
 use crate::metrics::{self, Served};
 use crate::telemetry::Addresses;
-use crate::{gateway, stats};
+use crate::{canary, gateway, stats, watch};
 
 /// On a stop: so long for what is in flight, then the rest is left to redelivery.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -96,6 +96,7 @@ pub(crate) struct Running {
     stats: AbortHandle,
     engine: Option<Engine>,
     control: Option<ControlService>,
+    watch: Watch,
     gateway: Option<(tokio::task::JoinHandle<std::io::Result<()>>, tokio::sync::oneshot::Sender<()>)>,
     metrics: Option<Served>,
     /// Where the gateway listens.
@@ -122,27 +123,29 @@ impl Running {
         let address =
             listener.as_ref().map(TcpListener::local_addr).transpose().context("the listener has no address")?;
         let links = unsubscribe_links(config, &lead_ids, address.unwrap_or(config.gateway.listen));
-        let engine = match esps {
+        let (engine, controls): (_, Arc<dyn Controls>) = match esps {
             Some(esps) => {
                 let sequences = sequences(loaded, &connections).await?;
                 let ports =
                     ports(config, &connections, esps, links.clone(), lead_ids.clone(), Arc::clone(&sequences)).await?;
                 let controls = Arc::clone(&ports.controls);
-                let settings = settings(config, owner, lead_ids.clone());
+                let settings = settings(config, owner.clone(), lead_ids.clone());
                 let engine = Engine::start(ports, settings).await.context("the engine did not start")?;
                 let parts = ControlParts {
                     controller: engine.controller().clone(),
-                    controls,
+                    controls: Arc::clone(&controls),
                     sequences,
                     folder: folder(loaded.clone()),
                     sanitiser: sanitiser(config),
                 };
                 let control = ControlService::start(&connections, parts).await?;
-                Some((engine, control))
+                (Some((engine, control)), controls)
             }
-            None => None,
+            None => (None, Arc::new(JetStreamControls::watch(&connections).await.context("bucket controls")?)),
         };
         let (engine, control) = engine.unzip();
+        let providers = engine.as_ref().map(|engine| engine.providers().clone());
+        let watch = watch::start(config, &connections, owner, &front_door, providers, controls).await?;
         let mut gateway = None;
         if let Some(listener) = listener {
             let bridge = Bridge::new(&config.webhooks).map_err(|error| loaded.wrong("webhooks", error.to_string()))?;
@@ -180,7 +183,7 @@ impl Running {
             }
             None => None,
         };
-        Ok(Self { connections, stats, engine, control, gateway, metrics, address, front_door })
+        Ok(Self { connections, stats, engine, control, watch, gateway, metrics, address, front_door })
     }
 
     pub(crate) async fn until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
@@ -200,6 +203,8 @@ impl Running {
             );
         }
         tracing::info!("stopping: finishing what is in flight");
+        // First: what stops now is no alert.
+        self.watch.stop().await;
         if let Some((serving, stop)) = self.gateway.take() {
             let _ = stop.send(());
             match tokio::time::timeout(PATIENCE, serving).await {
@@ -261,11 +266,14 @@ pub async fn sequences(loaded: &Loaded, connections: &Connections) -> anyhow::Re
     Ok(Arc::new(SequenceBook::publish(context, bucket, sequences, selection).await?))
 }
 
-/// Reads the configured folder; every problem where its sequences cannot be used.
+/// Reads the configured folder, and adds the canary's own sequence; every problem where the sequences cannot be used.
 fn folder(loaded: Loaded) -> ReadFolder {
     Arc::new(move || {
         let report = check_sequences(&loaded);
-        if report.is_good() { Ok(report.sequences) } else { Err(report.problems) }
+        if !report.is_good() {
+            return Err(report.problems);
+        }
+        Ok(report.sequences.into_iter().chain(canary::built_in(&loaded.config.canary)).collect())
     })
 }
 
@@ -321,7 +329,6 @@ pub async fn ports(
         leftovers: Arc::new(JetStreamLeftovers::new(
             context.get_key_value(topology::OUTGOING).await.context("bucket outgoing")?,
         )),
-        alerts: Arc::new(LoggedAlerts),
         presence: Arc::new(JetStreamPresence::new(
             context.get_key_value(topology::ENGINES).await.context("bucket engines")?,
         )),
@@ -368,7 +375,8 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
 
 /// What is counted, and when a sequence is paused, as configured.
 pub(crate) fn counting_rules(config: &Config) -> CountingRules {
-    CountingRules { exclude: config.statistics.exclude.clone(), guard: (&config.guard).into() }
+    let exclude = config.statistics.exclude.iter().cloned().chain(canary::sequence_name(&config.canary)).collect();
+    CountingRules { exclude, guard: (&config.guard).into() }
 }
 
 async fn subscribers(
@@ -465,15 +473,6 @@ fn owner() -> String {
     let host: String = host.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let host = if host.is_empty() { "engine" } else { &host };
     format!("{host}.{}.{:08x}", std::process::id(), rand::random::<u32>())
-}
-
-/// The log alone.
-struct LoggedAlerts;
-
-impl Alerts for LoggedAlerts {
-    fn raise(&self, alert: &Alert) {
-        tracing::error!(%alert, "this needs a person");
-    }
 }
 
 pub(crate) struct SystemClock;

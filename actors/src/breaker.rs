@@ -71,6 +71,17 @@ pub(crate) struct Breaker {
     failures: u32,
     /// How often it opened in a row.
     trips: u32,
+    /// Why it opened, until it closes.
+    opened: Option<Opened>,
+}
+
+/// Why a provider is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Whether it refuses every email until its configuration is mended.
+    pub misconfigured: bool,
+    /// What it said last.
+    pub reason: String,
 }
 
 enum Circuit {
@@ -89,7 +100,7 @@ const PROBE_PAUSE: Duration = Duration::from_millis(250);
 
 impl Breaker {
     pub(crate) fn new(limits: BreakerLimits) -> Self {
-        Self { limits, circuit: Circuit::Closed, failures: 0, trips: 0 }
+        Self { limits, circuit: Circuit::Closed, failures: 0, trips: 0, opened: None }
     }
 
     /// Admits one call, or says when to ask again. Whoever gets [`Admission::Probe`] calls [`Breaker::learn`] or
@@ -112,6 +123,11 @@ impl Breaker {
         }
     }
 
+    /// Why it is open; none while it is closed.
+    pub(crate) fn opened(&self) -> Option<&Opened> {
+        self.opened.as_ref()
+    }
+
     /// The probe was not made.
     pub(crate) fn give_back(&mut self) {
         if let Circuit::HalfOpen { probing } = &mut self.circuit {
@@ -130,16 +146,17 @@ impl Breaker {
             }
             (Circuit::HalfOpen { .. }, Verdict::Well) => {
                 (self.circuit, self.failures, self.trips) = (Circuit::Closed, 0, 0);
+                self.opened = None;
                 Some(Change::Closed)
             }
             (Circuit::Closed, Verdict::Failed(reason)) => {
                 self.failures += 1;
-                (self.failures >= self.limits.failures).then(|| self.open(now, self.pause(), reason))
+                (self.failures >= self.limits.failures).then(|| self.open(now, self.pause(), false, reason))
             }
-            (Circuit::HalfOpen { .. }, Verdict::Failed(reason)) => Some(self.open(now, self.pause(), reason)),
+            (Circuit::HalfOpen { .. }, Verdict::Failed(reason)) => Some(self.open(now, self.pause(), false, reason)),
             (Circuit::Closed | Circuit::HalfOpen { .. }, Verdict::Misconfigured(reason)) => {
                 // It takes a person to mend it: no use to try more often.
-                Some(self.open(now, self.limits.longest, reason))
+                Some(self.open(now, self.limits.longest, true, reason))
             }
         }
     }
@@ -148,11 +165,12 @@ impl Breaker {
         self.limits.first.saturating_mul(1 << self.trips.min(16)).min(self.limits.longest)
     }
 
-    fn open(&mut self, now: Timestamp, pause: Duration, reason: String) -> Change {
+    fn open(&mut self, now: Timestamp, pause: Duration, misconfigured: bool, reason: String) -> Change {
         let until = now.plus(pause);
         self.circuit = Circuit::Open { until };
         self.failures = 0;
         self.trips += 1;
+        self.opened = Some(Opened { misconfigured, reason: reason.clone() });
         Change::Opened { until, reason }
     }
 }
@@ -199,7 +217,9 @@ mod tests {
         assert_eq!(breaker.admit(START), Admission::Stop(after(1)));
         assert_eq!(breaker.admit(after(1)), Admission::Probe);
         assert_eq!(breaker.admit(after(1)), Admission::Stop(after(1).plus(PROBE_PAUSE)));
+        assert_eq!(breaker.opened().map(|opened| opened.reason.as_str()), Some("503"));
         assert_eq!(breaker.learn(after(2), Verdict::Well), Some(Change::Closed));
+        assert_eq!(breaker.opened(), None);
         assert_eq!(breaker.admit(after(2)), Admission::Go);
     }
 

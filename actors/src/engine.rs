@@ -21,8 +21,8 @@ use crate::limiter::{Rate, RateLimiter};
 use crate::metrics::{Metrics, starts};
 use crate::outgoing::{OutgoingActor, OutgoingArguments, Subscriber};
 use crate::ports::{
-    Alerts, Clock, Composer, Controls, Esp, FeedbackReader, Inbox, Journal, LeadStore, Ledger, Leftovers, Presence,
-    Rejected, Sequences, StatisticsStore, Suppressions, Timers,
+    Clock, Composer, Controls, Esp, FeedbackReader, Inbox, Journal, LeadStore, Ledger, Leftovers, Presence, Rejected,
+    Sequences, StatisticsStore, Suppressions, Timers,
 };
 use crate::presence::{PresenceActor, PresenceArguments};
 use crate::provider::Providers;
@@ -111,8 +111,6 @@ pub struct Ports {
     pub subscribers: Vec<Subscriber>,
     /// What these do not have yet.
     pub leftovers: Arc<dyn Leftovers>,
-    /// Who is told what needs a person.
-    pub alerts: Arc<dyn Alerts>,
 }
 
 /// A running engine.
@@ -122,6 +120,7 @@ pub struct Engine {
     stopping: watch::Sender<bool>,
     controller: Controller,
     places: [Places; 3],
+    providers: Providers,
 }
 
 /// The actor tree did not start.
@@ -130,8 +129,8 @@ pub struct Engine {
 pub struct StartError(#[from] SpawnErr);
 
 /// Restarts of the tree's own actors within [`MELTDOWN_WINDOW`] before the engine gives up and says so.
-const MELTDOWN_RESTARTS: usize = 10;
-const MELTDOWN_WINDOW: Duration = Duration::from_mins(1);
+pub(crate) const MELTDOWN_RESTARTS: usize = 10;
+pub(crate) const MELTDOWN_WINDOW: Duration = Duration::from_mins(1);
 
 impl Engine {
     /// Starts the tree; it works when this returns.
@@ -234,7 +233,6 @@ impl Engine {
                     journal: Arc::clone(&ports.journal),
                     store: Arc::clone(&ports.statistics),
                     controls: Arc::clone(&ports.controls),
-                    alerts: Arc::clone(&ports.alerts),
                     rules: Arc::new(settings.counting),
                     stopping: stopped.clone(),
                 };
@@ -248,7 +246,6 @@ impl Engine {
                 controls: Arc::clone(&ports.controls),
                 leftovers: Arc::clone(&ports.leftovers),
                 rejected: Arc::clone(&ports.rejected),
-                alerts: Arc::clone(&ports.alerts),
                 clock: Arc::clone(&ports.clock),
                 stopping: stopped.clone(),
             };
@@ -275,12 +272,17 @@ impl Engine {
             reset_after: Some(MELTDOWN_WINDOW),
         };
         let (root, tree) = Supervisor::spawn(name("root"), SupervisorArguments { child_specs, options }).await?;
-        Ok(Self { root, tree, stopping, controller, places })
+        Ok(Self { root, tree, stopping, controller, places, providers })
     }
 
     /// What operators can do and see of it.
     pub fn controller(&self) -> &Controller {
         &self.controller
+    }
+
+    /// Its providers.
+    pub fn providers(&self) -> &Providers {
+        &self.providers
     }
 
     /// Resolves when the tree has ended: after [`Engine::stop`], or because restarting did not help.
@@ -318,7 +320,7 @@ fn pump(
     (PumpActor, arguments)
 }
 
-fn child<A, F>(id: String, make: F) -> ChildSpec
+pub(crate) fn child<A, F>(id: String, make: F) -> ChildSpec
 where
     A: ractor::Actor,
     F: Fn() -> (A, A::Arguments) + Send + Sync + 'static,

@@ -4,7 +4,9 @@
 //! from outside by a handle that outlives its restarts.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod alerts;
 mod breaker;
+mod canary;
 mod committer;
 mod control;
 mod crash_point;
@@ -23,11 +25,14 @@ mod slot;
 mod statistics;
 mod sweeper;
 pub mod trace;
+mod watch;
 
 use std::error::Error;
 use std::fmt;
 
-pub use breaker::BreakerLimits;
+pub use alerts::AlertSettings;
+pub use breaker::{BreakerLimits, Opened};
+pub use canary::{CanaryPorts, Evidence};
 pub use committer::CommitError;
 pub use control::{ControlError, Controller, Obeyed, Order, OrderedAction, ProviderStatus};
 pub use engine::{Engine, Ports, Settings, StartError};
@@ -35,8 +40,10 @@ pub use intake::TimerPayload;
 pub use leads::LeadLimits;
 pub use limiter::Rate;
 pub use outgoing::Subscriber;
+pub use provider::Providers;
 pub use slot::NotRunning;
 pub use statistics::replay;
+pub use watch::{Watch, WatchPorts};
 
 /// Shows an error with all its sources, in one line: `the lead store is unavailable: timed out`.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 use crate::Chain;
 use crate::ports::{
-    Alert, Alerts, Clock, Control, Controlled, Controls, Delivery, Inbox, Leftovers, OutgoingWebhook, Posted, Rejected,
-    Rejection, Settle, StoreError, journal_lines,
+    Clock, Control, Controlled, Controls, Delivery, Inbox, Leftovers, OutgoingWebhook, Posted, Rejected, Rejection,
+    Settle, StoreError, journal_lines,
 };
 
 /// Journal messages at work at a time, and POSTs of each: what one subscriber can cost.
@@ -34,6 +34,9 @@ const TRIES_AT_LEAST: u64 = 10;
 const AT_A_TIME: Duration = Duration::from_mins(1);
 /// How often one that is held back looks whether it still is; and the pause after a failure of our own.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the pause of a subscriber that is gone carries as `by`.
+pub(crate) const GONE: &str = "dripline";
 
 /// One subscriber, and what it wants to hear.
 #[derive(Clone)]
@@ -68,7 +71,6 @@ pub(crate) struct OutgoingArguments {
     pub(crate) controls: Arc<dyn Controls>,
     pub(crate) leftovers: Arc<dyn Leftovers>,
     pub(crate) rejected: Arc<dyn Rejected>,
-    pub(crate) alerts: Arc<dyn Alerts>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -203,13 +205,10 @@ impl OutgoingArguments {
         let control = Control {
             paused: true,
             reason: "it answered 410 Gone".to_owned(),
-            by: "dripline".to_owned(),
+            by: GONE.to_owned(),
             timestamp: self.clock.now(),
         };
-        if self.controls.change(Controlled::OutgoingWebhook(name), &control).await? {
-            self.alerts.raise(&Alert::WebhookGone { name: name.to_owned() });
-        }
-        Ok(())
+        self.controls.change(Controlled::OutgoingWebhook(name), &control).await.map(drop)
     }
 
     async fn give_up(&self, name: &str, failure: &str, event: &Event, delivery: &Delivery) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use dripline_domain::{Email, Outcome, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::breaker::{Admission, Breaker, BreakerLimits, Change, Verdict};
+use crate::breaker::{Admission, Breaker, BreakerLimits, Change, Opened, Verdict};
 use crate::control::ProviderStatus;
 use crate::limiter::RateLimiter;
 use crate::metrics::ProviderMetrics;
@@ -185,6 +185,12 @@ impl Providers {
     /// Each, in order of preference.
     pub(crate) fn status(&self) -> Vec<ProviderStatus> {
         self.list.iter().map(Provider::status).collect()
+    }
+
+    /// Those that are left alone, and why.
+    pub fn stopped(&self) -> Vec<(&'static str, Opened)> {
+        let opened = |provider: &Provider| Some((provider.name(), provider.breaker().opened()?.clone()));
+        self.list.iter().filter_map(opened).collect()
     }
 
     fn named(&self, name: &str) -> Option<&Provider> {

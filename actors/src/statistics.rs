@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use crate::Chain;
 use crate::ports::{
-    Alert, Alerts, Control, Controlled, Controls, Journal, JournalMessage, MOST_CHANGED, Revision, SaveError,
-    StatisticsStore, StoreError, Tally,
+    Control, Controlled, Controls, Journal, JournalMessage, MOST_CHANGED, Revision, SaveError, StatisticsStore,
+    StoreError, Tally,
 };
 
 /// How often the counts are stored, where they change.
@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Another process is taken for dead when the journal has more and it has stored nothing for so long.
 const SILENT: Duration = Duration::from_secs(5);
 /// What a guard's pause carries as `by`.
-const GUARD: &str = "guard";
+pub(crate) const GUARD: &str = "guard";
 
 pub(crate) enum Message {
     /// Count until another process does, or it cannot go on; then wait for the next occasion.
@@ -39,7 +39,6 @@ pub(crate) struct StatisticsArguments {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) store: Arc<dyn StatisticsStore>,
     pub(crate) controls: Arc<dyn Controls>,
-    pub(crate) alerts: Arc<dyn Alerts>,
     pub(crate) rules: Arc<CountingRules>,
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -159,11 +158,8 @@ impl StatisticsArguments {
         if self.controls.paused(what).is_some() {
             return Ok(());
         }
-        let control = Control { paused: true, reason: reason.clone(), by: GUARD.to_owned(), timestamp };
-        if self.controls.change_unless_newer(what, &control).await? {
-            self.alerts.raise(&Alert::SequencePaused { sequence: sequence.to_owned(), reason });
-        }
-        Ok(())
+        let control = Control { paused: true, reason, by: GUARD.to_owned(), timestamp };
+        self.controls.change_unless_newer(what, &control).await.map(drop)
     }
 }
 

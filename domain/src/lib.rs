@@ -7,12 +7,15 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod address;
+mod alert;
 mod arrival;
+mod canary;
 mod doubt;
 mod email;
 mod enrolment;
 mod feedback;
 mod guard;
+mod installation;
 mod journal;
 mod key;
 mod lead;
@@ -28,12 +31,18 @@ mod time;
 mod transition;
 
 pub use address::{Address, AddressError};
+pub use alert::{Alert, AlertPolicy, Cause, Condition, Growth, NOTICE_LEASE, NoticeKind, Pending, Severity};
 pub use arrival::{Arrival, ArrivalError, Limits, Profile, Sanitiser};
+pub use canary::{
+    Arrived, CANARY_LEFTOVERS, CANARY_RESULTS, Canary, CanaryResult, CanaryRules, CanaryRun, CanaryStep, EvidenceState,
+    Finding, Leftover, Link, Missing, Progress, Sighting, Standstill, Surroundings, canary_version, told_by_webhooks,
+};
 pub use doubt::{DoubtEnd, DoubtPolicy};
 pub use email::Email;
 pub use enrolment::{Attempt, Enrolment, EnrolmentId, SentEmail, SequenceRef, State, StopReason};
 pub use feedback::{Feedback, FeedbackKind, SOFT_BOUNCES_KEPT, SoftBouncePolicy};
 pub use guard::{GuardLimits, GuardWindow, Guarded, share};
+pub use installation::{Installation, QueueState};
 pub use journal::{ControlEvent, JournalEvent, JournalLine};
 pub use key::{KeyError, LeadKey};
 pub use lead::{

@@ -187,7 +187,7 @@ pub(crate) fn parse(base_url: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-fn join(base_url: &Url, path: &str) -> Url {
+pub(crate) fn join(base_url: &Url, path: &str) -> Url {
     let mut url = base_url.clone();
     url.set_path(&format!("{}{path}", base_url.path().trim_end_matches('/')));
     url

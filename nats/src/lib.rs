@@ -1,8 +1,10 @@
 //! The actors' ports on NATS JetStream. What stands on the server is declared once, in [`topology`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod alerts;
 mod batch;
 mod batch_queue;
+mod canary;
 mod connect;
 mod control;
 mod controls;
@@ -24,9 +26,12 @@ mod statistics;
 mod store;
 mod suppression_list;
 mod suppressions;
+mod surveyor;
 mod timers;
 pub mod topology;
 
+pub use alerts::JetStreamAlerts;
+pub use canary::JetStreamCanary;
 pub use connect::{CommitConnection, ConnectError, Connections, Login, connect};
 pub use control::{ControlParts, ControlService, ControlStartError, ReadFolder, SERVICE};
 pub use controls::JetStreamControls;
@@ -47,4 +52,5 @@ pub use statistics::JetStreamStatistics;
 pub use store::JetStreamLeadStore;
 pub use suppression_list::{Listed, SuppressionChange, SuppressionList, SuppressionListError, Whom};
 pub use suppressions::JetStreamSuppressions;
+pub use surveyor::JetStreamSurveyor;
 pub use timers::JetStreamTimers;

@@ -28,7 +28,7 @@ pub const SEQUENCES_BUCKET: &str = "KV_sequences";
 /// The bucket of the engine processes that are alive.
 pub const ENGINES: &str = "engines";
 /// The stream behind it.
-const ENGINES_BUCKET: &str = "KV_engines";
+pub(crate) const ENGINES_BUCKET: &str = "KV_engines";
 /// The stream behind the bucket `statistics`: what the journal comes to.
 pub const STATISTICS_BUCKET: &str = "KV_statistics";
 /// The bucket of what is held back by an operator or a guard.
@@ -39,6 +39,14 @@ pub const CONTROLS_BUCKET: &str = "KV_controls";
 pub const OUTGOING: &str = "outgoing";
 /// The stream behind it.
 const OUTGOING_BUCKET: &str = "KV_outgoing";
+/// The bucket of what needs a person.
+pub(crate) const ALERTS: &str = "alerts";
+/// The stream behind it.
+pub(crate) const ALERTS_BUCKET: &str = "KV_alerts";
+/// The bucket of the canary's state.
+pub(crate) const CANARY: &str = "canary";
+/// The stream behind it.
+const CANARY_BUCKET: &str = "KV_canary";
 /// Scheduled messages.
 pub const TIMERS: &str = "TIMERS";
 /// What could not be processed.
@@ -55,6 +63,7 @@ pub(crate) const SUPPRESSIONS_BUCKET_SUBJECT: &str = "$KV.suppressions.";
 pub(crate) const SEQUENCES_BUCKET_SUBJECT: &str = "$KV.sequences.";
 pub(crate) const STATISTICS_BUCKET_SUBJECT: &str = "$KV.statistics.";
 pub(crate) const CONTROLS_BUCKET_SUBJECT: &str = "$KV.controls.";
+pub(crate) const ALERTS_BUCKET_SUBJECT: &str = "$KV.alerts.";
 pub(crate) const JOURNAL_SUBJECT: &str = "journal.";
 pub(crate) const TIMERS_AT_SUBJECT: &str = "timers.at.";
 pub(crate) const TIMERS_DUE_SUBJECT: &str = "timers.due.";
@@ -68,6 +77,9 @@ const ENGINES_MAX_AGE: Duration = Duration::from_secs(10);
 
 /// Longer than any event is tried.
 const OUTGOING_MAX_AGE: Duration = Duration::from_hours(7 * 24);
+
+/// An open alert is written again every few moments: what is older cannot be delivered by anybody any more.
+const ALERTS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
 
 /// The consumer of [`LEADS`].
 pub const INTAKE: &str = "intake";
@@ -244,6 +256,8 @@ fn streams(options: &Options) -> Vec<Config> {
         Config { allow_atomic_publish: true, ..bucket(STATISTICS_BUCKET, &["$KV.statistics.>"]) },
         bucket(CONTROLS_BUCKET, &["$KV.controls.>"]),
         Config { max_age: OUTGOING_MAX_AGE, ..bucket(OUTGOING_BUCKET, &["$KV.outgoing.>"]) },
+        Config { max_age: ALERTS_MAX_AGE, ..bucket(ALERTS_BUCKET, &["$KV.alerts.>"]) },
+        bucket(CANARY_BUCKET, &["$KV.canary.>"]),
         Config {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::Old,

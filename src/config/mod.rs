@@ -21,8 +21,8 @@ use figment::providers::Serialized;
 pub use self::error::ConfigError;
 pub use self::sequence_check::{SequenceReport, check_sequences, check_unsubscribe, read_sequences};
 pub use self::settings::{
-    Config, Engine, Esp, Feedback, Gateway, Guard, Log, LogFormat, Metrics, Nats, OutgoingWebhook, Provider, Retry,
-    Sequences, Statistics, Telemetry, Unsubscribe,
+    Alerts, Canary, CanaryEvidence, Config, Engine, Esp, Feedback, Gateway, Guard, Log, LogFormat, Metrics, Nats,
+    OutgoingWebhook, Provider, Retry, Sequences, Statistics, Telemetry, Unsubscribe,
 };
 use self::sources::{ConfigFile, Variable};
 use crate::telemetry::FILTER_VARIABLE;

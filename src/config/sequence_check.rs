@@ -28,7 +28,10 @@ pub fn check_sequences(loaded: &Loaded) -> SequenceReport {
     let mut report = read_sequences(&settings.dir);
     let default = settings.default.iter().map(|name| ("sequences.default".to_owned(), name));
     let sources = settings.sources.iter().map(|(source, name)| (format!("sequences.sources.{source}"), name));
-    for (key, name) in default.chain(sources) {
+    let canary = &loaded.config.canary;
+    let canary = canary.sequence.iter().filter(|_| canary.address.is_some());
+    let canary = canary.map(|name| ("canary.sequence".to_owned(), name));
+    for (key, name) in default.chain(sources).chain(canary) {
         if !report.sequences.iter().any(|sequence| sequence.name == *name) {
             let message = format!("there is no usable sequence `{name}` in {}", settings.dir.display());
             report.problems.push(loaded.wrong(&key, message).to_string());

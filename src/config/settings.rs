@@ -4,10 +4,10 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dripline_actors::BreakerLimits;
-use dripline_domain::{DoubtEnd, DoubtPolicy, GuardLimits, JournalEvent, RetryPolicy, SoftBouncePolicy};
+use dripline_actors::{AlertSettings, BreakerLimits};
+use dripline_domain::{Address, DoubtEnd, DoubtPolicy, GuardLimits, JournalEvent, RetryPolicy, SoftBouncePolicy};
 use dripline_esp::webhooks::WebhookSettings;
-use dripline_esp::{Secret, mailgun, outbox, postmark, resend, sendgrid, smtp};
+use dripline_esp::{Secret, imap, mailgun, outbox, postmark, resend, sendgrid, smtp};
 use serde::{Deserialize, Serialize};
 
 use super::units;
@@ -40,6 +40,10 @@ pub struct Config {
     pub statistics: Statistics,
     /// Who is told what happens.
     pub outgoing_webhooks: Vec<OutgoingWebhook>,
+    /// Who is told what needs a person, and when.
+    pub alerts: Alerts,
+    /// A lead of our own that goes all the way, now and then.
+    pub canary: Canary,
     /// What is logged, and how.
     pub log: Log,
     /// What is measured, and where it is served.
@@ -423,6 +427,139 @@ pub struct OutgoingWebhook {
     /// Which events; without it all but `sending` and `asked`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events: Option<Vec<JournalEvent>>,
+}
+
+/// Who is told what needs a person, and when. The log is told in any case.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Alerts {
+    /// `DRIPLINE_ALERTS__WEBHOOK_URL`: JSON for programs is posted here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook_url: Option<Secret>,
+    /// `DRIPLINE_ALERTS__SLACK_URL`: what Slack shows is posted here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slack_url: Option<Secret>,
+    /// `DRIPLINE_ALERTS__EMAIL_TO`: who gets an email.
+    pub email_to: Vec<Address>,
+    /// `DRIPLINE_ALERTS__EMAIL_FROM`: its sender, such as `Dripline <ops@acme.example>`.
+    pub email_from: Option<String>,
+    /// `DRIPLINE_ALERTS__SMTP__*`: the mail server for it. Better not the one that sends the sequences: it may be what is
+    /// wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smtp: Option<smtp::Config>,
+    /// `DRIPLINE_ALERTS__EVERY`: between two looks.
+    #[serde(with = "units::duration")]
+    pub every: Duration,
+    /// `DRIPLINE_ALERTS__PATIENCE`: what may pass by itself is told after this; what was not seen for so long is over. At
+    /// least three times `every`.
+    #[serde(with = "units::duration")]
+    pub patience: Duration,
+    /// `DRIPLINE_ALERTS__REPEAT`: an alert that stays is told again after this.
+    #[serde(with = "units::duration")]
+    pub repeat: Duration,
+    /// `DRIPLINE_ALERTS__QUEUE_AGE`: a message of a queue that waits for longer is an alert.
+    #[serde(with = "units::duration")]
+    pub queue_age: Duration,
+    /// `DRIPLINE_ALERTS__REJECTED`: so many rejected messages within `within` are an alert.
+    pub rejected: u64,
+    /// `DRIPLINE_ALERTS__IN_DOUBT`: so many lost answers within `within` are an alert.
+    pub in_doubt: u64,
+    /// `DRIPLINE_ALERTS__WITHIN`: see `rejected` and `in_doubt`.
+    #[serde(with = "units::duration")]
+    pub within: Duration,
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        Self {
+            webhook_url: None,
+            slack_url: None,
+            email_to: Vec::new(),
+            email_from: None,
+            smtp: None,
+            every: Duration::from_secs(5),
+            patience: Duration::from_secs(30),
+            repeat: Duration::from_hours(4),
+            queue_age: Duration::from_mins(5),
+            rejected: 10,
+            in_doubt: 5,
+            within: Duration::from_mins(10),
+        }
+    }
+}
+
+impl From<&Alerts> for AlertSettings {
+    fn from(alerts: &Alerts) -> Self {
+        let Alerts { every, patience, repeat, queue_age, rejected, in_doubt, within, .. } = *alerts;
+        Self { every, patience, repeat, queue_age, rejected, in_doubt, within }
+    }
+}
+
+/// A lead of our own that goes all the way, now and then: from the front door to the mailbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Canary {
+    /// `DRIPLINE_CANARY__ADDRESS`: a mailbox whose server takes `+<anything>` before the `@`. Without it there is no
+    /// canary.
+    pub address: Option<Address>,
+    /// `DRIPLINE_CANARY__INTERVAL`: from one run to the next.
+    #[serde(with = "units::duration")]
+    pub interval: Duration,
+    /// `DRIPLINE_CANARY__RETRY`: from a run that failed to the next.
+    #[serde(with = "units::duration")]
+    pub retry: Duration,
+    /// `DRIPLINE_CANARY__DEADLINE`: each thing that must happen may take so long: to be enrolled, to be sent once it is
+    /// due, to arrive once it is sent.
+    #[serde(with = "units::duration")]
+    pub deadline: Duration,
+    /// `DRIPLINE_CANARY__SEQUENCE`: a sequence of yours for it; without it, a built-in one of two emails.
+    pub sequence: Option<String>,
+    /// `DRIPLINE_CANARY__FROM`: the sender of the built-in sequence.
+    pub from: Option<String>,
+    /// `DRIPLINE_CANARY__STEP_AFTER`: from the first to the second email of the built-in sequence.
+    #[serde(with = "units::duration")]
+    pub step_after: Duration,
+    /// `DRIPLINE_CANARY__GATEWAY_URL`: the gateway as the internet has it; leads go in there. Without it they go straight
+    /// into the queue.
+    pub gateway_url: Option<String>,
+    /// `DRIPLINE_CANARY__EVIDENCE`: how it is seen that an email arrived.
+    pub evidence: CanaryEvidence,
+    /// `DRIPLINE_CANARY__MAILPIT_URL`: where Mailpit's API is, for `mailpit`.
+    pub mailpit_url: Option<String>,
+    /// `DRIPLINE_CANARY__IMAP__*`: the mailbox, for `imap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imap: Option<imap::Config>,
+}
+
+impl Default for Canary {
+    fn default() -> Self {
+        Self {
+            address: None,
+            interval: Duration::from_hours(1),
+            retry: Duration::from_mins(5),
+            deadline: Duration::from_mins(5),
+            sequence: None,
+            from: None,
+            step_after: Duration::from_secs(30),
+            gateway_url: None,
+            evidence: CanaryEvidence::Webhook,
+            mailpit_url: None,
+            imap: None,
+        }
+    }
+}
+
+/// How it is seen that an email arrived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CanaryEvidence {
+    /// The provider tells, by its webhooks.
+    #[default]
+    Webhook,
+    /// It is in Mailpit.
+    Mailpit,
+    /// It is in a mailbox that IMAP shows.
+    Imap,
 }
 
 /// What is logged, and how.

@@ -3,12 +3,12 @@ use std::time::Duration;
 
 use super::units::duration;
 use super::{
-    ConfigError, Engine, Esp, Feedback, Gateway, Guard, Loaded, Log, Metrics, Nats, OutgoingWebhook, Provider, Retry,
-    Sequences, Telemetry, Unsubscribe,
+    Alerts, Canary, CanaryEvidence, ConfigError, Engine, Esp, Feedback, Gateway, Guard, Loaded, Log, Metrics, Nats,
+    OutgoingWebhook, Provider, Retry, Sequences, Telemetry, Unsubscribe,
 };
 use axum::http::Uri;
-use dripline_domain::{JournalEvent, SOFT_BOUNCES_KEPT, check_region};
-use dripline_esp::{HttpWebhook, Secret};
+use dripline_domain::{JournalEvent, SOFT_BOUNCES_KEPT, check_region, split_mailbox};
+use dripline_esp::{AlertEmail, AlertWebhook, HttpFrontDoor, HttpWebhook, Imap, Mailpit, Secret};
 use tracing_subscriber::EnvFilter;
 
 type Checked = Result<(), ConfigError>;
@@ -39,6 +39,8 @@ pub fn validate(loaded: &Loaded) -> Checked {
         ensure(loaded, "statistics.exclude", is_name(name), || not_a_name(name))?;
     }
     outgoing_webhooks(loaded, &config.outgoing_webhooks)?;
+    alerts(loaded, &config.alerts)?;
+    canary(loaded, &config.canary)?;
     log(loaded, &config.log)?;
     metrics(loaded, &config.metrics, &config.gateway)?;
     telemetry(loaded, &config.telemetry)
@@ -296,6 +298,80 @@ fn outgoing_webhooks(loaded: &Loaded, webhooks: &[OutgoingWebhook]) -> Checked {
         }
     }
     Ok(())
+}
+
+fn alerts(loaded: &Loaded, alerts: &Alerts) -> Checked {
+    if let Some(url) = &alerts.webhook_url {
+        AlertWebhook::generic(url).map_err(|error| loaded.wrong("alerts.webhook_url", error.to_string()))?;
+    }
+    if let Some(url) = &alerts.slack_url {
+        AlertWebhook::slack(url).map_err(|error| loaded.wrong("alerts.slack_url", error.to_string()))?;
+    }
+    if !alerts.email_to.is_empty() {
+        let from = alerts.email_from.as_ref().ok_or_else(|| ConfigError::missing("alerts.email_from"))?;
+        ensure(loaded, "alerts.email_from", split_mailbox(from).is_some(), || not_a_mailbox(from))?;
+        let server = alerts.smtp.as_ref().filter(|smtp| !smtp.host.is_empty());
+        let server = server.ok_or_else(|| ConfigError::missing("alerts.smtp.host"))?;
+        AlertEmail::new(server, from, Vec::new())
+            .map_err(|error| loaded.wrong("alerts.smtp", error.to_string().replace("esp.smtp", "alerts.smtp")))?;
+    }
+    longer_than_nothing(loaded, "alerts.every", alerts.every)?;
+    ensure(loaded, "alerts.patience", alerts.patience >= alerts.every * 3, || {
+        let (patience, every) = (duration::show(&alerts.patience), duration::show(&alerts.every));
+        format!("`{patience}` is too short; write three times alerts.every ({every}) or longer")
+    })?;
+    longer_than_nothing(loaded, "alerts.repeat", alerts.repeat)?;
+    longer_than_nothing(loaded, "alerts.queue_age", alerts.queue_age)?;
+    longer_than_nothing(loaded, "alerts.within", alerts.within)?;
+    for (key, count) in [("alerts.rejected", alerts.rejected), ("alerts.in_doubt", alerts.in_doubt)] {
+        ensure(loaded, key, count >= 1, || "`0` is too few; write 1 or more".into())?;
+    }
+    Ok(())
+}
+
+fn not_a_mailbox(text: &str) -> String {
+    format!("`{text}` is not a mailbox; write \"Acme <hello@acme.example>\"")
+}
+
+fn canary(loaded: &Loaded, canary: &Canary) -> Checked {
+    if canary.address.is_none() {
+        return Ok(());
+    }
+    match (&canary.sequence, &canary.from) {
+        (Some(name), _) => ensure(loaded, "canary.sequence", is_name(name), || not_a_name(name))?,
+        (None, Some(from)) => ensure(loaded, "canary.from", split_mailbox(from).is_some(), || not_a_mailbox(from))?,
+        (None, None) => {
+            return Err(ConfigError::missing("canary.from").because("the canary's own sequence needs a sender"));
+        }
+    }
+    for (key, time) in
+        [("canary.interval", canary.interval), ("canary.retry", canary.retry), ("canary.deadline", canary.deadline)]
+    {
+        longer_than_nothing(loaded, key, time)?;
+    }
+    if let Some(url) = &canary.gateway_url {
+        HttpFrontDoor::new(url, "canary.gateway_url", None)
+            .map_err(|error| loaded.wrong("canary.gateway_url", error.to_string()))?;
+    }
+    match canary.evidence {
+        CanaryEvidence::Webhook => Ok(()),
+        CanaryEvidence::Mailpit => {
+            let url = canary.mailpit_url.as_ref().ok_or_else(|| ConfigError::missing("canary.mailpit_url"))?;
+            Mailpit::new(url).map(drop).map_err(|error| loaded.wrong("canary.mailpit_url", error.to_string()))
+        }
+        CanaryEvidence::Imap => {
+            let imap = canary.imap.clone().unwrap_or_default();
+            let needed = [
+                ("canary.imap.host", imap.host.is_empty()),
+                ("canary.imap.username", imap.username.is_empty()),
+                ("canary.imap.password", imap.password.is_empty()),
+            ];
+            match needed.into_iter().find(|(_, missing)| *missing) {
+                Some((key, _)) => Err(ConfigError::missing(key)),
+                None => Imap::new(&imap).map(drop).map_err(|error| loaded.wrong("canary.imap", error.to_string())),
+            }
+        }
+    }
 }
 
 fn log(loaded: &Loaded, log: &Log) -> Checked {

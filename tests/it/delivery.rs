@@ -1,11 +1,9 @@
 //! Leads come in by every door, and their emails go out by every provider.
-use std::process::Stdio;
-
-use dripline_test_support::{free_port, until};
+use dripline_test_support::until;
 use serde_json::Value;
-use tokio::process::Command;
 
-use crate::system::{System, tool};
+use crate::mailpit::Mailpit;
+use crate::system::System;
 
 #[tokio::test]
 async fn a_lead_from_the_nats_cli_gets_every_email_in_order_from_every_vendor() {
@@ -150,40 +148,16 @@ async fn a_suppressed_address_gets_no_further_email() {
 
 #[tokio::test]
 async fn an_smtp_server_receives_text_and_html_and_a_stable_message_id() {
-    let (smtp, api) = (free_port().unwrap(), free_port().unwrap());
     let mut system = System::new("resend").await;
-    let _mailpit = Command::new(tool("mailpit"))
-        .args([
-            "--smtp",
-            &format!("127.0.0.1:{smtp}"),
-            "--listen",
-            &format!("127.0.0.1:{api}"),
-            "--disable-version-check",
-        ])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("mailpit: `make test` gets it");
-    let api = format!("http://127.0.0.1:{api}/api/v1");
-    let get = async |path: &str| -> Option<Value> {
-        system.http.get(format!("{api}/{path}")).send().await.ok()?.json().await.ok()
-    };
-    until("mailpit is ready", async || get("info").await.is_some()).await.unwrap();
-    system.set("DRIPLINE_ESP__PROVIDER", "smtp");
-    system.set("DRIPLINE_ESP__SMTP__HOST", "127.0.0.1");
-    system.set("DRIPLINE_ESP__SMTP__PORT", &smtp.to_string());
-    system.set("DRIPLINE_ESP__SMTP__SECURITY", "none");
+    let mailpit = Mailpit::start(&system.http).await;
+    mailpit.is_the_provider_of(&mut system);
     let _dripline = system.start("run").await;
     system.publish("leads.new", r#"{"email": "zoë@example.com", "firstName": "Zoë"}"#).await;
     system.publish("leads.new", r#"{"email": "jane@example.com", "firstName": "Zoë"}"#).await;
     system.until_status("jane=40example.com", "COMPLETED").await;
-    let get = async |path: &str| -> Value {
-        system.http.get(format!("{api}/{path}")).send().await.unwrap().json().await.unwrap()
-    };
-    let found = get("search?query=to:jane@example.com").await;
+    let found = mailpit.get("search?query=to:jane@example.com").await;
     assert_eq!(found["messages_count"], 3, "{found:#}");
-    let message = get(&format!("message/{}", found["messages"][0]["ID"].as_str().unwrap())).await;
+    let message = mailpit.get(&format!("message/{}", found["messages"][0]["ID"].as_str().unwrap())).await;
     assert_eq!(message["Subject"], "Hello Zoë");
     assert_eq!(message["From"]["Address"], "hello@acme.example");
     assert!(message["HTML"].as_str().unwrap().contains("<p>Hello Zoë</p>"), "{message:#}");

@@ -47,7 +47,7 @@ async fn too_many_bounces_pause_the_sequence_until_an_operator_resumes_it() {
     paused.await.unwrap();
     let reason = listed(&system, "welcome").await["paused"]["reason"].clone();
     assert_eq!(reason, "by resend: 6 of 100 emails bounced (6.00 %; the limit is 5.00 %)");
-    assert!(system.log().contains("this needs a person"), "{}", system.log());
+    until("the log tells it", async || system.log().contains("this needs a person")).await.unwrap();
     assert_eq!(journalled(&system, "sequence_paused").await.len(), 1);
 
     // Leads enter it and get nothing, also from an engine that starts anew; another sequence goes on.

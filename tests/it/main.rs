@@ -2,7 +2,9 @@
 //! SMTP server, and a stand-in for the providers that is strict about their wire formats.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alerts;
 mod bad_input;
+mod canary;
 mod command_line;
 mod control;
 mod crash;
@@ -14,6 +16,7 @@ mod feedback;
 mod guards;
 mod import;
 mod lead;
+mod mailpit;
 mod metrics;
 mod outgoing;
 mod processes;

@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use tokio::task::JoinHandle;
 
+use crate::alerts::impatient;
 use crate::system::System;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A subscriber: answers as it is told, and keeps what it was sent.
-struct Subscriber {
-    url: String,
+pub struct Subscriber {
+    pub url: String,
     told: Arc<Mutex<Told>>,
     serving: JoinHandle<()>,
 }
@@ -46,7 +47,7 @@ async fn take(State(told): State<Arc<Mutex<Told>>>, headers: HeaderMap, body: By
 }
 
 impl Subscriber {
-    async fn start(answers: &[u16]) -> Self {
+    pub async fn start(answers: &[u16]) -> Self {
         let told = Arc::new(Mutex::new(Told { answers: answers.to_vec(), posts: Vec::new() }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -55,12 +56,12 @@ impl Subscriber {
         Self { url, told, serving }
     }
 
-    fn posts(&self) -> Vec<(u16, HeaderMap, Bytes)> {
+    pub fn posts(&self) -> Vec<(u16, HeaderMap, Bytes)> {
         self.told.lock().unwrap().posts.clone()
     }
 
     /// The events that it took, by their type, in order.
-    fn taken(&self) -> Vec<String> {
+    pub fn taken(&self) -> Vec<String> {
         let taken = self.posts().into_iter().filter(|(answer, ..)| *answer == 200);
         taken.map(|(_, _, body)| json_of(&body)["type"].as_str().unwrap().to_owned()).collect()
     }
@@ -73,7 +74,7 @@ impl Subscriber {
     }
 }
 
-fn json_of(body: &[u8]) -> Value {
+pub fn json_of(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap()
 }
 
@@ -179,7 +180,8 @@ async fn a_restart_goes_on_where_it_was_and_a_dead_subscriber_holds_back_nobody(
 
 #[tokio::test]
 async fn an_event_that_is_refused_is_tried_again_alone_and_gone_ends_it_until_it_is_let_on() {
-    let system = System::new("resend").await;
+    let mut system = System::new("resend").await;
+    impatient(&mut system);
     let crm = Subscriber::start(&[200, 422, 200]).await;
     subscribed(&system, &[("crm", &crm.url, "")]);
     let _dripline = system.start("run").await;
@@ -196,13 +198,21 @@ async fn an_event_that_is_refused_is_tried_again_alone_and_gone_ends_it_until_it
         system.server.cli(["kv", "get", "controls", "outgoing.crm", "--raw"]).await.is_ok()
     });
     stopped.await.unwrap();
-    assert!(system.log().contains("is gone (410)"), "{}", system.log());
+    let told = "nothing more is posted to the outgoing webhook `crm`: it answered 410 Gone";
+    let tells = async |word: &str| {
+        let line = until(format!("the log says {word}"), async || {
+            system.log().lines().any(|line| line.contains(word) && line.contains(told))
+        });
+        line.await.unwrap();
+    };
+    tells("this needs a person").await;
     journal(&system, "later", &[line("unsubscribed")]).await;
     system.server.cli(["kv", "del", "controls", "outgoing.crm", "-f"]).await.unwrap();
     crm.until_taken(&system, 5).await;
     let mut last = crm.taken().split_off(3);
     last.sort();
     assert_eq!(last, ["dripline.clicked", "dripline.unsubscribed"]);
+    tells("resolved").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

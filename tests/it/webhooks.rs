@@ -17,7 +17,7 @@ const BOUNCED: &str = r#"{ "type": "email.bounced", "created_at": "2026-11-25T08
   "data": { "email_id": "4ef9a417", "to": ["jane@example.com"], "bounce": { "type": "Permanent" } } }"#;
 
 /// One that takes Resend's webhooks.
-async fn system() -> System {
+pub async fn system() -> System {
     let mut system = System::new("resend").await;
     let secret = format!("whsec_{}", STANDARD.encode(SECRET));
     system.set("DRIPLINE_WEBHOOKS__RESEND__SIGNING_SECRET", &secret);
@@ -25,14 +25,18 @@ async fn system() -> System {
 }
 
 /// Delivers as Resend does, signed for `signed`.
-async fn deliver(system: &System, signed: &str, body: &str) -> Response {
+pub async fn deliver(system: &System, signed: &str, body: &str) -> Response {
+    try_deliver(system, signed, body).await.unwrap()
+}
+
+pub async fn try_deliver(system: &System, signed: &str, body: &str) -> reqwest::Result<Response> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).unwrap();
     mac.update(format!("msg_1.{now}.{signed}").as_bytes());
     let signature = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
     let request = system.http.post(system.gateway("/webhooks/resend")).header("svix-id", "msg_1");
     let request = request.header("svix-timestamp", now).header("svix-signature", signature);
-    request.body(body.to_owned()).send().await.unwrap()
+    request.body(body.to_owned()).send().await
 }
 
 #[tokio::test]

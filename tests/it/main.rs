@@ -25,4 +25,5 @@ mod topology;
 mod torture;
 mod traces;
 mod unsubscribe;
+mod vendors;
 mod webhooks;

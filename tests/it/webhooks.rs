@@ -19,13 +19,18 @@ const BOUNCED: &str = r#"{ "type": "email.bounced", "created_at": "2026-11-25T08
 /// One that takes Resend's webhooks.
 async fn system() -> System {
     let mut system = System::new("resend").await;
-    let secret = format!("whsec_{}", STANDARD.encode(SECRET));
-    system.set("DRIPLINE_WEBHOOKS__RESEND__SIGNING_SECRET", &secret);
+    take(&mut system);
     system
 }
 
+/// Has Resend's webhooks taken.
+pub fn take(system: &mut System) {
+    let secret = format!("whsec_{}", STANDARD.encode(SECRET));
+    system.set("DRIPLINE_WEBHOOKS__RESEND__SIGNING_SECRET", &secret);
+}
+
 /// Delivers as Resend does, signed for `signed`.
-async fn deliver(system: &System, signed: &str, body: &str) -> Response {
+pub async fn deliver(system: &System, signed: &str, body: &str) -> Response {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).unwrap();
     mac.update(format!("msg_1.{now}.{signed}").as_bytes());

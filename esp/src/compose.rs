@@ -118,8 +118,7 @@ impl Composer for MinijinjaComposer {
 /// `welcome.html:3: unexpected end of input`; nothing when all is well.
 pub fn check_sequence(sequence: &Sequence) -> Vec<String> {
     match Compiled::new(sequence) {
-        Ok(_) if sequence.transactional => Vec::new(),
-        Ok(compiled) => compiled.without_link(),
+        Ok(compiled) => compiled.wrong_links(sequence.transactional),
         Err(faults) => faults,
     }
 }
@@ -195,22 +194,28 @@ impl Compiled {
         }
     }
 
-    /// A complaint about each body that shows no link to unsubscribe.
-    fn without_link(&self) -> Vec<String> {
+    /// A complaint about each body that shows no link to unsubscribe and should, or, where `transactional`, uses one and
+    /// has none.
+    fn wrong_links(&self, transactional: bool) -> Vec<String> {
         let bodies: BTreeSet<&String> = self.steps.iter().flat_map(|step| step.html.iter().chain(&step.text)).collect();
         let shows_link = |name: &str| {
             let template = self.environment.get_template(name);
             template.is_ok_and(|template| template.undeclared_variables(false).contains(UNSUBSCRIBE_URL))
         };
-        let without = bodies.into_iter().filter(|name| !shows_link(name));
-        without
-            .map(|name| {
+        let complaint = |name: &String| {
+            if transactional {
+                format!(
+                    "{name}: uses {UNSUBSCRIBE_URL}, which a transactional sequence does not have; take it out, or take \
+                     `transactional = true` out of sequence.toml"
+                )
+            } else {
                 format!(
                     "{name}: shows no link to unsubscribe; write {{{{ {UNSUBSCRIBE_URL} }}}} where it belongs, or \
                      `transactional = true` in sequence.toml if these emails are part of a service the person uses"
                 )
-            })
-            .collect()
+            }
+        };
+        bodies.into_iter().filter(|name| shows_link(name) == transactional).map(complaint).collect()
     }
 
     fn render(&self, name: &str, context: &Value) -> Result<String, ComposeError> {

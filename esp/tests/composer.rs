@@ -266,6 +266,15 @@ fn a_check_asks_for_the_link_in_each_body_that_has_none() {
 }
 
 #[test]
+fn a_check_names_the_link_that_a_transactional_email_will_not_have() {
+    let mut receipt = Sequence::clone(&sequence("Your receipt", Some("{{ unsubscribe_url }}"), Some("Thank you")));
+    receipt.transactional = true;
+    let [fault] = &check_sequence(&receipt)[..] else { panic!("one complaint: {:?}", check_sequence(&receipt)) };
+    assert!(fault.starts_with("hello.html: uses unsubscribe_url"), "{fault}");
+    assert!(fault.contains("`transactional = true` out of sequence.toml"), "{fault}");
+}
+
+#[test]
 fn an_older_version_without_the_link_is_still_sent_with_the_headers() {
     let email = composer().compose(&sequence("Hello", Some("<p>Hello</p>"), None), 0, &lead(None, json!({})), "k");
     one_click_link(&email.unwrap().headers);

@@ -39,7 +39,8 @@ pub(crate) struct ExportCommand {
     /// How to write them.
     #[arg(long, default_value = "ndjson")]
     format: Format,
-    /// Only leads of this status: NEW, ACTIVE, SENDING, IN_DOUBT, PARKED, PAUSED, COMPLETED, SUPPRESSED. May be repeated.
+    /// Only leads of this status: NEW, ACTIVE, SENDING, IN_DOUBT, PARKED, PAUSED, COMPLETED, HARD_BOUNCE,
+    /// COMPLAINED, UNSUBSCRIBED, SUPPRESSED. May be repeated.
     #[arg(long, value_parser = parse_status)]
     status: Vec<LeadStatus>,
     /// Only leads that are or were in this sequence.

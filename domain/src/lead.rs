@@ -234,6 +234,20 @@ impl LeadStatus {
     pub fn name(self) -> &'static str {
         self.into()
     }
+
+    /// Whether its address must not be mailed, as [`Lead::suppressed`] says.
+    pub fn forbids_mail(self) -> bool {
+        match self {
+            Self::HardBounce | Self::Complained | Self::Unsubscribed | Self::Suppressed => true,
+            Self::New
+            | Self::Active
+            | Self::Sending
+            | Self::InDoubt
+            | Self::Parked
+            | Self::Paused
+            | Self::Completed => false,
+        }
+    }
 }
 
 /// Something that happened to a lead. A line of the journal, and of the document's history.

@@ -118,7 +118,7 @@ impl Composer for MinijinjaComposer {
 /// `welcome.html:3: unexpected end of input`; nothing when all is well.
 pub fn check_sequence(sequence: &Sequence) -> Vec<String> {
     match Compiled::new(sequence) {
-        Ok(compiled) => compiled.wrong_about_link(sequence.transactional),
+        Ok(compiled) => compiled.wrong_links(sequence.transactional),
         Err(faults) => faults,
     }
 }
@@ -194,26 +194,28 @@ impl Compiled {
         }
     }
 
-    /// A complaint about each body that shows no link to unsubscribe where there must be one, or one where there is none.
-    fn wrong_about_link(&self, transactional: bool) -> Vec<String> {
+    /// A complaint about each body that shows no link to unsubscribe and should, or, where `transactional`, uses one and
+    /// has none.
+    fn wrong_links(&self, transactional: bool) -> Vec<String> {
         let bodies: BTreeSet<&String> = self.steps.iter().flat_map(|step| step.html.iter().chain(&step.text)).collect();
         let shows_link = |name: &str| {
             let template = self.environment.get_template(name);
             template.is_ok_and(|template| template.undeclared_variables(false).contains(UNSUBSCRIBE_URL))
         };
-        let wrong = bodies.into_iter().filter(|name| shows_link(name) == transactional);
-        wrong
-            .map(|name| {
-                if transactional {
-                    format!("{name}: `{UNSUBSCRIBE_URL}` has no value in a transactional sequence; take it out")
-                } else {
-                    format!(
-                        "{name}: shows no link to unsubscribe; write {{{{ {UNSUBSCRIBE_URL} }}}} where it belongs, or \
-                         `transactional = true` in sequence.toml if these emails are part of a service the person uses"
-                    )
-                }
-            })
-            .collect()
+        let complaint = |name: &String| {
+            if transactional {
+                format!(
+                    "{name}: uses {UNSUBSCRIBE_URL}, which a transactional sequence does not have; take it out, or take \
+                     `transactional = true` out of sequence.toml"
+                )
+            } else {
+                format!(
+                    "{name}: shows no link to unsubscribe; write {{{{ {UNSUBSCRIBE_URL} }}}} where it belongs, or \
+                     `transactional = true` in sequence.toml if these emails are part of a service the person uses"
+                )
+            }
+        };
+        bodies.into_iter().filter(|name| shows_link(name) == transactional).map(complaint).collect()
     }
 
     fn render(&self, name: &str, context: &Value) -> Result<String, ComposeError> {

@@ -1,6 +1,7 @@
 //! Which column is which field of a lead.
 use std::str::FromStr;
 
+use dripline_domain::LeadStatus;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -132,8 +133,8 @@ impl Mapping {
                     attributes.insert(name.clone(), value);
                 }
                 Target::Attributes => together = Some(value),
-                Target::Status if value == "SUPPRESSED" => return Err(RowError::Suppressed),
-                Target::Status | Target::LeftOut => {}
+                Target::Status => may_be_mailed(&value)?,
+                Target::LeftOut => {}
             }
         }
         let none = fields[SEQUENCE].is_null() || fields[SEQUENCE].as_str().is_some_and(|name| name.trim().is_empty());
@@ -206,6 +207,16 @@ fn suggested(column: &str) -> Option<usize> {
     FIELDS.iter().position(|name| *name == field)
 }
 
+/// What the status of an exported lead says. One that nobody knows may be a reason not to mail it.
+fn may_be_mailed(status: &Value) -> Result<(), RowError> {
+    let Some(status) = status.as_str().map(str::trim).filter(|status| !status.is_empty()) else { return Ok(()) };
+    match status.parse::<LeadStatus>() {
+        Ok(status) if status.forbids_mail() => Err(RowError::Suppressed),
+        Ok(_) => Ok(()),
+        Err(_) => Err(RowError::Status),
+    }
+}
+
 fn object(value: Value) -> Result<Map<String, Value>, RowError> {
     match value {
         Value::Null => Ok(Map::new()),
@@ -255,6 +266,27 @@ mod tests {
         ] {
             assert_eq!(said(assignments, columns), says);
         }
+    }
+
+    #[test]
+    fn a_row_of_an_export_whose_lead_must_not_be_mailed_is_none_whatever_the_reason() {
+        let mapping = mapping(&[]);
+        let targets = mapping.targets(&export::COLUMNS).unwrap();
+        let code = |status: &str| {
+            let values = export::COLUMNS.iter().map(|column| match *column {
+                "email" => json!("a@example.com"),
+                "status" => json!(status),
+                _ => Value::Null,
+            });
+            mapping.lead(targets.iter().zip(values)).map(drop).map_err(|error| error.code())
+        };
+        for status in ["HARD_BOUNCE", "COMPLAINED", "UNSUBSCRIBED", "SUPPRESSED", " SUPPRESSED"] {
+            assert_eq!(code(status), Err("suppressed"), "{status}");
+        }
+        for status in ["NEW", "ACTIVE", "SENDING", "IN_DOUBT", "PARKED", "COMPLETED", ""] {
+            assert_eq!(code(status), Ok(()), "{status}");
+        }
+        assert_eq!(code("suppressed"), Err("unknown_status"));
     }
 
     #[test]

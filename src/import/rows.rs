@@ -87,6 +87,9 @@ pub(crate) enum RowError {
     /// A row of an export.
     #[error("the export says that this lead must not be mailed")]
     Suppressed,
+    /// A row of an export that was changed, or of a newer one.
+    #[error("status: not one that an export writes, such as NEW or SUPPRESSED")]
+    Status,
 }
 
 impl RowError {
@@ -102,6 +105,7 @@ impl RowError {
             Self::Conflict(_) => "field_twice",
             Self::Document(_) => "unreadable_document",
             Self::Suppressed => "suppressed",
+            Self::Status => "unknown_status",
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::system::System;
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
@@ -18,21 +18,21 @@ pub fn said(kind: &str, address: &str) -> String {
 }
 
 /// The events of a document's history.
-fn events(document: &Value) -> Vec<&str> {
+pub fn events(document: &Value) -> Vec<&str> {
     document["history"].as_array().unwrap().iter().map(|entry| entry["event"].as_str().unwrap()).collect()
 }
 
-/// A sequence whose emails an unsubscribe does not stop.
-fn transactional(system: &System, name: &str, steps: &[(&str, &str)]) {
+/// A sequence whose emails an unsubscribe does not stop, and which have no link for one.
+pub fn transactional(system: &System, name: &str, steps: &[(&str, &str)]) {
     system.sequence(name, steps);
     let folder = system.dir().join("sequences").join(name);
-    std::fs::write(folder.join("body.html"), "<p>Thank you for your payment</p>").unwrap();
     let file = folder.join("sequence.toml");
     let toml = std::fs::read_to_string(&file).unwrap();
     std::fs::write(file, toml.replacen("version = 1\n", "version = 1\ntransactional = true\n", 1)).unwrap();
+    std::fs::write(folder.join("body.html"), "<p>Thank you.</p>\n").unwrap();
 }
 
-async fn until_settled(system: &System) {
+pub async fn until_settled(system: &System) {
     let settled = until("every event is settled", async || system.waiting("FEEDBACK", "feedback").await == 0);
     settled.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
 }

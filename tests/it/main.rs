@@ -29,4 +29,5 @@ mod topology;
 mod torture;
 mod traces;
 mod unsubscribe;
+mod vendors;
 mod webhooks;

@@ -14,7 +14,7 @@ async fn stats(system: &System, arguments: &[&str]) -> Value {
 }
 
 /// Waits until everything in the journal is counted; gives the statistics.
-async fn until_counted(system: &System) -> Value {
+pub async fn until_counted(system: &System) -> Value {
     let mut counted = Value::Null;
     let done = until("the whole journal is counted", async || {
         counted = stats(system, &[]).await;

@@ -19,9 +19,14 @@ const BOUNCED: &str = r#"{ "type": "email.bounced", "created_at": "2026-11-25T08
 /// One that takes Resend's webhooks.
 pub async fn system() -> System {
     let mut system = System::new("resend").await;
+    take(&mut system);
+    system
+}
+
+/// Has Resend's webhooks taken.
+pub fn take(system: &mut System) {
     let secret = format!("whsec_{}", STANDARD.encode(SECRET));
     system.set("DRIPLINE_WEBHOOKS__RESEND__SIGNING_SECRET", &secret);
-    system
 }
 
 /// Delivers as Resend does, signed for `signed`.

@@ -2,31 +2,21 @@
 //! `cargo test --release -p dripline-esp --test webhooks -- --ignored --nocapture throughput`.
 use std::time::Instant;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use dripline_actors::ports::FeedbackReader;
 use dripline_esp::webhooks::{Bridge, Webhooks};
+use dripline_test_support::SendgridKey;
 use reqwest::header::HeaderMap;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::json;
 
 use crate::{bridge, headers, seconds};
 
-/// What stands before a point in the `SubjectPublicKeyInfo` of a P-256 key.
-const SPKI: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE";
-
-const SIGNED: i64 = 1_600_000_000;
+const SIGNED: u64 = 1_600_000_000;
 
 /// A key of SendGrid's kind, and posts of so many events that are signed with it.
 fn posts(count: usize, events: usize) -> (Bridge, Vec<(HeaderMap, Bytes)>) {
-    let random = SystemRandom::new();
-    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
-    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random).unwrap();
-    let mut spki = BASE64_STANDARD.decode(SPKI).unwrap();
-    spki.extend_from_slice(&key.public_key().as_ref()[1..]);
-    let bridge = bridge(json!({"sendgrid": {"public_key": BASE64_STANDARD.encode(spki)}}));
+    let key = SendgridKey::generate().unwrap();
+    let bridge = bridge(json!({"sendgrid": {"public_key": key.public_key().unwrap()}}));
 
     let post = |post: usize| {
         let event = |event: usize| {
@@ -35,10 +25,9 @@ fn posts(count: usize, events: usize) -> (Bridge, Vec<(HeaderMap, Bytes)>) {
             )
         };
         let body = format!("[{}]\r\n", (0..events).map(event).collect::<Vec<_>>().join(",\r\n"));
-        let signature = key.sign(&random, format!("{SIGNED}{body}").as_bytes()).unwrap();
         let headers = headers(&[
-            ("X-Twilio-Email-Event-Webhook-Signature", &BASE64_STANDARD.encode(signature)),
-            ("X-Twilio-Email-Event-Webhook-Timestamp", &SIGNED.to_string()),
+            (SendgridKey::SIGNATURE, &key.sign(SIGNED, &body).unwrap()),
+            (SendgridKey::TIMESTAMP, &SIGNED.to_string()),
         ]);
         (headers, Bytes::from(body))
     };
@@ -53,7 +42,9 @@ async fn throughput() {
         let began = Instant::now();
         let mut received = Vec::with_capacity(count * events);
         for (headers, body) in &posts {
-            received.extend(bridge.receive("sendgrid", headers, body.clone(), seconds(SIGNED)).await.unwrap());
+            received.extend(
+                bridge.receive("sendgrid", headers, body.clone(), seconds(SIGNED.cast_signed())).await.unwrap(),
+            );
         }
         let taken = began.elapsed();
         let began = Instant::now();

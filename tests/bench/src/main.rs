@@ -4,15 +4,19 @@
 
 mod asleep;
 mod bare;
+mod client;
 mod drip;
 mod enrol;
 mod http;
+mod import;
 mod lag;
 mod measure;
 mod sleepers;
 mod stand_in;
 mod system;
 mod takeover;
+mod unsubscribe;
+mod webhooks;
 
 use anyhow::Result;
 use clap::Parser;
@@ -42,6 +46,13 @@ enum Scenario {
     /// How long the work of an engine lies idle that was killed beside another: until everything that was under way at
     /// the kill is settled.
     Takeover(takeover::Options),
+    /// How many events of SendGrid's the gateway takes, signed and each on disk before its 200, and how far behind the
+    /// leads' documents are.
+    Webhooks(webhooks::Options),
+    /// How long a wish to get no more email takes to reach a lead that waits for its email, among many that are due.
+    Unsubscribe(unsubscribe::Options),
+    /// How fast `dripline import` puts a CSV file into the queue, no engine running.
+    Import(import::Options),
     /// The bare protocol, as a process of its own; started by the benchmark itself.
     #[command(hide = true)]
     Bare(bare::Options),
@@ -63,6 +74,9 @@ async fn main() -> Result<()> {
         Some(Scenario::Lag(options)) => lag::run(&options).await,
         Some(Scenario::Asleep(options)) => asleep::run(&options).await,
         Some(Scenario::Takeover(options)) => takeover::run(&options).await,
+        Some(Scenario::Webhooks(options)) => webhooks::run(&options).await,
+        Some(Scenario::Unsubscribe(options)) => unsubscribe::run(&options).await,
+        Some(Scenario::Import(options)) => import::run(&options).await,
         Some(Scenario::Bare(options)) => bare::run(options).await,
     }
 }

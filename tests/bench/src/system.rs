@@ -19,6 +19,9 @@ use crate::stand_in::StandIn;
 /// How long emails may fail to come before a scenario gives up.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// What the links to unsubscribe are sealed with.
+pub const UNSUBSCRIBE_KEY: &str = "bench-bench-bench-bench-bench-bench";
+
 /// What every scenario can be told.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
@@ -34,6 +37,13 @@ pub struct Common {
     /// Calls to the provider that carry many emails (`DRIPLINE_ESP__BATCH`).
     #[arg(long)]
     batch: bool,
+}
+
+impl Common {
+    /// The same with this provider.
+    pub fn of(&self, provider: &str) -> Self {
+        Self { provider: provider.to_owned(), ..self.clone() }
+    }
 }
 
 /// Everything but the engine.
@@ -78,6 +88,11 @@ impl System {
 
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// What the engine is told.
+    pub fn variables(&self) -> &[(String, String)] {
+        &self.variables
     }
 
     /// Starts `dripline <command>`.
@@ -159,7 +174,12 @@ impl System {
 
 /// A raw lead.
 pub fn lead(number: usize) -> String {
-    format!("{{\"email\":\"lead-{number}@example.com\",\"firstName\":\"Lead {number}\"}}")
+    format!("{{\"email\":\"{}\",\"firstName\":\"Lead {number}\"}}", address(number))
+}
+
+/// Its address.
+pub fn address(number: usize) -> String {
+    format!("lead-{number}@example.com")
 }
 
 /// A binary of this workspace, built with us.
@@ -185,7 +205,7 @@ fn variables(
         (format!("DRIPLINE_ESP__{name}__{key}"), "test-key".to_owned()),
         ("DRIPLINE_SEQUENCES__DEFAULT".to_owned(), "bench".to_owned()),
         ("DRIPLINE_UNSUBSCRIBE__BASE_URL".to_owned(), "https://mail.acme.example".to_owned()),
-        ("DRIPLINE_UNSUBSCRIBE__KEYS".to_owned(), "bench-bench-bench-bench-bench-bench".to_owned()),
+        ("DRIPLINE_UNSUBSCRIBE__KEYS".to_owned(), UNSUBSCRIBE_KEY.to_owned()),
         ("DRIPLINE_LOG__LEVEL".to_owned(), "warn".to_owned()),
     ];
     if common.provider == "mailgun" {

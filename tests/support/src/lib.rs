@@ -1,6 +1,7 @@
 //! What tests and benchmarks start: a nats-server of their own on a free port or a cluster of them, and dripline as a
-//! process. Everything ends with the value that stands for it.
+//! process. Everything ends with the value that stands for it. And what signs SendGrid's events.
 mod cluster;
+mod sendgrid;
 
 use std::ffi::OsStr;
 use std::net::TcpListener;
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 pub use cluster::NatsCluster;
+pub use sendgrid::SendgridKey;
 
 /// How long anything may take to become true before the test fails.
 pub const PATIENCE: Duration = Duration::from_mins(1);

@@ -361,7 +361,7 @@ async fn an_attempt_in_doubt_that_is_held_goes_on_as_an_operator_says() {
 
 #[tokio::test]
 async fn who_is_erased_is_still_not_mailed_and_nothing_shows_the_address() {
-    let operated = Operated::start().await;
+    let operated = Operated::start_with(System::new("sendgrid").await).await;
     operated.arrived().await;
     operated.run_changing(&["suppression", "add", JANE]).await;
     let (code, _, err) = operated.system.run(&["lead", "delete", JANE, "--reason", "asked to"]).await;

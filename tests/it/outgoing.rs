@@ -144,7 +144,7 @@ fn line(event: &str) -> Value {
 }
 
 async fn journal(system: &System, id: &str, lines: &[Value]) {
-    let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let lines = lines.iter().fold(String::new(), |lines, line| lines + &format!("{line}\n"));
     system.server.cli(["pub", "-J", &format!("journal.{id}"), &lines]).await.unwrap();
 }
 

@@ -247,7 +247,8 @@ fn what_is_wrong_in_a_variable_is_one_line_with_its_name() {
         (
             "DRIPLINE_ESP_RATE",
             "5",
-            "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, webhooks, unsubscribe, engine, retry, feedback, guard, statistics, outgoing_webhooks, log, metrics, telemetry",
+            "DRIPLINE_ESP_RATE: unknown key; known here: nats, esp, sequences, gateway, webhooks, unsubscribe, engine, retry, \
+             feedback, guard, statistics, outgoing_webhooks, alerts, canary, log, metrics, telemetry",
         ),
         ("DRIPLINE_", "5", "DRIPLINE_: unknown key"),
         (

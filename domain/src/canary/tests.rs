@@ -48,7 +48,7 @@ fn sequence() -> Sequence {
 }
 
 /// Enrolled at second 1, with this enrolment and history.
-fn lead(more: Value, history: &Value) -> Lead {
+fn lead(more: &Value, history: &Value) -> Lead {
     let mut enrolment = json!({
         "sequence": "canary", "version": 1, "number": 1, "step": 0, "status": "WAITING", "generation": 1,
         "nextActionTimestamp": START, "beganAt": START + 1_000, "arrival": "1@1", "attempts": 0, "failures": 0,
@@ -77,16 +77,16 @@ fn look(run: &mut CanaryRun, lead: Option<&Lead>, arrived: &[Arrived], now: i64)
 }
 
 fn both_sent() -> Lead {
-    lead(json!({"status": "COMPLETED", "step": 2}), &json!([entry("sent", "first", 2), entry("sent", "second", 33)]))
+    lead(&json!({"status": "COMPLETED", "step": 2}), &json!([entry("sent", "first", 2), entry("sent", "second", 33)]))
 }
 
 #[test]
 fn a_run_whose_emails_arrive_passes_when_the_last_one_did() {
     let mut run = run();
     assert_eq!(look(&mut run, None, &[], 1), Progress::Going);
-    let enrolled = lead(json!({}), &json!([]));
+    let enrolled = lead(&json!({}), &json!([]));
     assert_eq!(look(&mut run, Some(&enrolled), &[], 2), Progress::Going);
-    let sent = lead(json!({"step": 1}), &json!([entry("sent", "first", 2)]));
+    let sent = lead(&json!({"step": 1}), &json!([entry("sent", "first", 2)]));
     assert_eq!(look(&mut run, Some(&sent), &[arrived("first", 3)], 4), Progress::Going);
     assert_eq!(look(&mut run, Some(&both_sent()), &[arrived("first", 3)], 34), Progress::Going);
     let all = [arrived("first", 3), arrived("second", 34)];
@@ -97,19 +97,19 @@ fn a_run_whose_emails_arrive_passes_when_the_last_one_did() {
 
 #[test]
 fn each_thing_that_is_late_is_told_by_what_it_is() {
-    let enrolled = lead(json!({}), &json!([]));
+    let enrolled = lead(&json!({}), &json!([]));
     let untouched = Missing::Sending { step: "first".to_owned(), due: at(1), standstill: Standstill::Untouched };
-    let refusing = lead(json!({}), &json!([entry("retrying", "first", 2)]));
+    let refusing = lead(&json!({}), &json!([entry("retrying", "first", 2)]));
     let refused = Missing::Sending {
         step: "first".to_owned(),
         due: at(1),
         standstill: Standstill::Refused("503 from it".to_owned()),
     };
-    let sent = lead(json!({"step": 1}), &json!([entry("sent", "first", 2)]));
+    let sent = lead(&json!({"step": 1}), &json!([entry("sent", "first", 2)]));
     let second = Missing::Sending { step: "second".to_owned(), due: at(32), standstill: Standstill::Untouched };
     let silent = |told| Missing::Arrival { step: "first".to_owned(), sent: at(2), told };
     let bounced = lead(
-        json!({"step": 1, "emails": [{"step": "first", "seen": ["hard_bounced"]}]}),
+        &json!({"step": 1, "emails": [{"step": "first", "seen": ["hard_bounced"]}]}),
         &json!([entry("sent", "first", 2)]),
     );
     let there = [arrived("first", 3)];
@@ -129,7 +129,7 @@ fn each_thing_that_is_late_is_told_by_what_it_is() {
 
 #[test]
 fn a_parked_lead_is_not_waited_for() {
-    let parked = lead(json!({"status": "PARKED", "reason": "no template"}), &json!([]));
+    let parked = lead(&json!({"status": "PARKED", "reason": "no template"}), &json!([]));
     let Progress::Failed(missing) = look(&mut run(), Some(&parked), &[], 2) else { panic!("it goes on") };
     let finding = missing.diagnose(&Surroundings::default());
     assert!(finding.link == Link::Engine && finding.summary.contains("no template"), "{finding:?}");

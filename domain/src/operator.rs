@@ -170,7 +170,7 @@ pub enum OperatorAction<'a> {
     /// It enters a sequence, as if a source had handed it in.
     Enroll {
         /// Cleaned.
-        arrival: Arrival,
+        arrival: Box<Arrival>,
         /// The id a new lead gets.
         lead_id: LeadId,
         /// The sequence it enters.

@@ -13,7 +13,7 @@ const JANE: &str = "jane@example.com";
 
 struct Operated {
     system: System,
-    _engines: [Dripline; 2],
+    engines: [Dripline; 2],
 }
 
 impl Operated {
@@ -26,7 +26,7 @@ impl Operated {
         system.sequence("welcome", &[("first", "0s"), ("second", "1h"), ("third", "1h")]);
         system.sequence("other", &[("only", "1h")]);
         let engines = [system.start("run").await, system.start("engine").await];
-        let operated = Self { system, _engines: engines };
+        let operated = Self { system, engines };
         let both = until("both engines answer", async || {
             let status = operated.ask("status", &json!({})).await;
             status["engines"].as_array().is_some_and(|engines| engines.len() == 2)
@@ -322,7 +322,7 @@ async fn it_does_not_matter_which_engine_is_asked_nor_whether_one_has_died() {
         assert_eq!(operated.changed("lead.pause", json!({})).await["status"], "PAUSED");
         assert_eq!(operated.changed("lead.resume", json!({})).await["status"], "ACTIVE");
     }
-    operated._engines[0].kill().await.unwrap();
+    operated.engines[0].kill().await.unwrap();
     let dead = until("the dead one is asked no more", async || operated.instances().await.len() == 1);
     dead.await.unwrap();
     operated.changed("lead.pause", json!({})).await;

@@ -588,7 +588,7 @@ impl LeadState {
                         None => services.sequences.for_source(None).ok_or(ControlError::NoDefaultSequence)?,
                     };
                     let suppression = self.suppression_at_arrival(&arrival.address).await?;
-                    let (arrival, lead_id) = ((**arrival).clone(), lead_id.clone());
+                    let (arrival, lead_id) = (arrival.clone(), lead_id.clone());
                     let action = OperatorAction::Enroll { arrival, lead_id, sequence: &sequence, suppression };
                     self.operate(order, action).await?
                 }

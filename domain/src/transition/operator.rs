@@ -22,7 +22,7 @@ pub(super) fn operate(
         Ok(Change { operator: Some(operator), ..Change::of(lead, context) })
     };
     let decided = match action {
-        OperatorAction::Pause => pause(change()?, operator),
+        OperatorAction::Pause => Ok(pause(change()?, operator)),
         OperatorAction::Resume => resume(change()?),
         OperatorAction::Move { to, step, at } => move_to(change()?, to, step, at),
         OperatorAction::Migrate { from, to } => migrate(change()?, from, to),
@@ -47,7 +47,7 @@ pub(super) fn operate(
             let lead = lead.cloned().unwrap_or_else(|| new_lead(&arrival, lead_id, context.now));
             let change = Change { operator: Some(operator), ..Change::of(lead, context) };
             let id = ArrivalId::by_request(request, context.now);
-            let decided = arrive(change, arrival, id, sequence, &suppression, is_new);
+            let decided = arrive(change, *arrival, id, sequence, &suppression, is_new);
             if decided.journal.iter().any(|entry| entry.event == What::Enrolled) {
                 Ok(decided)
             } else {
@@ -94,10 +94,10 @@ pub fn erase(lead: &Lead, operator: &Operator, context: &Context) -> Result<Entr
         return Err(Refusal::AttemptOpen);
     }
     let (by, reason) = (Some(operator.by().to_owned()), Some(operator.reason().to_owned()));
-    Ok(Entry { by, reason, ..Entry::new(context.now, What::Erased) })
+    Ok(Entry { reason, by, ..Entry::new(context.now, What::Erased) })
 }
 
-fn pause(mut change: Change<'_>, operator: &Operator) -> Result<Transition, Refusal> {
+fn pause(mut change: Change<'_>, operator: &Operator) -> Transition {
     if change.lead.paused.is_none() {
         let now = change.context.now;
         change.lead.paused =
@@ -106,7 +106,7 @@ fn pause(mut change: Change<'_>, operator: &Operator) -> Result<Transition, Refu
         // The timer that is set wakes nobody any more.
         change.lead.generation += 1;
     }
-    Ok(change.done())
+    change.done()
 }
 
 fn resume(mut change: Change<'_>) -> Result<Transition, Refusal> {

@@ -29,7 +29,7 @@ fn enrolling<'a>(sequence: &'a Sequence, suppression: &Suppression) -> OperatorA
     let address = Address::parse("jane@example.com").unwrap();
     OperatorAction::Enroll {
         lead_id: LeadIdKey::new("key").lead_id(&address),
-        arrival: Arrival { address, profile: Profile::default(), sequence: None },
+        arrival: Box::new(Arrival { address, profile: Profile::default(), sequence: None }),
         sequence,
         suppression: suppression.clone(),
     }

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::service::connect;
 
 /// A request that reads or changes many leads answers page by page, each within this.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 /// So often a request is made whose answer is lost, or that says "not now".
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);

@@ -67,7 +67,10 @@ pub(crate) async fn run(command: JournalCommand, config: &Config) -> anyhow::Res
         }
     }
     print(&newest.into_iter().collect::<String>())?;
-    while tail.follow {
+    if !tail.follow {
+        return Ok(ExitCode::SUCCESS);
+    }
+    loop {
         let Some(message) = journal.read(from).await? else {
             tokio::time::sleep(LOOK_AGAIN).await;
             continue;
@@ -75,7 +78,6 @@ pub(crate) async fn run(command: JournalCommand, config: &Config) -> anyhow::Res
         from = message.position.sequence + 1;
         print(&message.lines().filter_map(|line| tail.shown(line, lead.as_ref())).collect::<String>())?;
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 impl Tail {

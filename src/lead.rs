@@ -165,19 +165,18 @@ fn parse_field(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) async fn run(command: LeadCommand, config: &Config) -> anyhow::Result<ExitCode> {
-    if let LeadCommand::Show { address, output } = command {
-        return show(&address, &output, config).await;
-    }
-    let control = Control::connect(config).await?;
+    let service = || Control::connect(config);
     let (verb, whose, fields) = match command {
-        LeadCommand::Show { .. } => return Ok(ExitCode::SUCCESS),
+        LeadCommand::Show { address, output } => return show(&address, &output, config).await,
         LeadCommand::Get { address } => {
-            let lead = control.ask("lead.get", &json!({"address": address})).await?;
+            let lead = service().await?.ask("lead.get", &json!({"address": address})).await?;
             print(&format!("{lead:#}\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
-        LeadCommand::History { address, limit, output } => return history(&control, &address, limit, &output).await,
-        LeadCommand::List(arguments) => return list(&control, &arguments).await,
+        LeadCommand::History { address, limit, output } => {
+            return history(&service().await?, &address, limit, &output).await;
+        }
+        LeadCommand::List(arguments) => return list(&service().await?, &arguments).await,
         LeadCommand::Pause(whose) => ("lead.pause", whose, json!({})),
         LeadCommand::Resume(whose) => ("lead.resume", whose, json!({})),
         LeadCommand::Move { whose, sequence, step, to_version, at } => {
@@ -202,6 +201,7 @@ pub(crate) async fn run(command: LeadCommand, config: &Config) -> anyhow::Result
     };
     let mut request = fields;
     request["address"] = json!(whose.address);
+    let control = service().await?;
     let answer = control.change_once(verb, request, &whose.why).await?;
     if whose.output.json {
         print(&format!("{answer:#}\n"))?;

@@ -37,12 +37,12 @@ fn text(status: &Value) -> String {
         let bytes = HumanBytes(stream["bytes"].as_u64().unwrap_or_default());
         text.push_str(&format!("  {name:<12}  {:>9} messages  {bytes}\n", stream["messages"]));
     }
-    let paused = status["paused"].as_object().into_iter().flatten();
-    let paused: String = paused
-        .map(|(what, control)| format!("  {what} by {}: {}\n", said(&control["by"]), said(&control["reason"])))
-        .collect();
-    if !paused.is_empty() {
-        text.push_str(&format!("\nHeld back\n{paused}"));
+    let paused = status["paused"].as_object().filter(|paused| !paused.is_empty());
+    if let Some(paused) = paused {
+        text.push_str("\nHeld back\n");
+        for (what, control) in paused {
+            text.push_str(&format!("  {what} by {}: {}\n", said(&control["by"]), said(&control["reason"])));
+        }
     }
     text
 }

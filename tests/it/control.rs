@@ -6,14 +6,14 @@ use dripline_stand_in::{Fault, FaultKind};
 use dripline_test_support::{Dripline, until};
 use serde_json::{Value, json};
 
-use crate::system::System;
+use crate::system::{System, tool};
 
 const KEY: &str = "jane=40example.com";
 const JANE: &str = "jane@example.com";
 
 struct Operated {
     system: System,
-    _engines: [Dripline; 2],
+    engines: [Dripline; 2],
 }
 
 impl Operated {
@@ -26,7 +26,7 @@ impl Operated {
         system.sequence("welcome", &[("first", "0s"), ("second", "1h"), ("third", "1h")]);
         system.sequence("other", &[("only", "1h")]);
         let engines = [system.start("run").await, system.start("engine").await];
-        let operated = Self { system, _engines: engines };
+        let operated = Self { system, engines };
         let both = until("both engines answer", async || {
             let status = operated.ask("status", &json!({})).await;
             status["engines"].as_array().is_some_and(|engines| engines.len() == 2)
@@ -322,7 +322,7 @@ async fn it_does_not_matter_which_engine_is_asked_nor_whether_one_has_died() {
         assert_eq!(operated.changed("lead.pause", json!({})).await["status"], "PAUSED");
         assert_eq!(operated.changed("lead.resume", json!({})).await["status"], "ACTIVE");
     }
-    operated._engines[0].kill().await.unwrap();
+    operated.engines[0].kill().await.unwrap();
     let dead = until("the dead one is asked no more", async || operated.instances().await.len() == 1);
     dead.await.unwrap();
     operated.changed("lead.pause", json!({})).await;
@@ -559,4 +559,37 @@ async fn without_an_engine_a_command_that_needs_one_says_to_start_one() {
         assert_eq!((code, &*out), (Some(1), ""), "{err}");
         assert!(err.contains("no engine answers: start one"), "{arguments:?}: {err}");
     }
+}
+
+#[tokio::test]
+async fn every_command_on_the_page_about_the_nats_cli_works() {
+    let operated = Operated::start().await;
+    operated.arrived().await;
+    operated.system.publish("leads.new", "no lead").await;
+    operated.change("sequence.pause", json!({"sequence": "welcome"})).await;
+    let rejected = until("one is rejected", async || operated.system.depth("REJECTED").await == 1);
+    rejected.await.unwrap();
+    let nats = tool("nats");
+    let mut commands = 0;
+    for line in include_str!("../../docs/nats-cli.md").lines().filter(|line| line.starts_with("nats ")) {
+        // It pages on a terminal alone.
+        if line.contains("stream view") {
+            continue;
+        }
+        let script = line.replacen("nats ", &format!("{} ", nats.display()), 1);
+        let mut command = tokio::process::Command::new("sh");
+        command.args(["-c", &format!("exec {script}")]).env("NATS_URL", operated.system.server.url());
+        command.env("XDG_CONFIG_HOME", operated.system.dir()).stdin(std::process::Stdio::null()).kill_on_drop(true);
+        let goes_on = ["kv watch", "sub --stream", "micro ping"].iter().any(|part| line.contains(part));
+        let patience = Duration::from_secs(if goes_on { 1 } else { 20 });
+        match tokio::time::timeout(patience, command.output()).await {
+            Ok(output) => {
+                let output = output.unwrap();
+                assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            }
+            Err(_elapsed) => assert!(goes_on, "{line} does not end"),
+        }
+        commands += 1;
+    }
+    assert!(commands > 30, "{commands}");
 }

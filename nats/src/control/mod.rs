@@ -233,7 +233,7 @@ struct Desk {
 impl Desk {
     async fn take(&self, verb: Verb, request: Request) {
         let answered = match self.answer(verb, &request.message.payload).await {
-            Ok(answer) => self.fits(answer),
+            Ok(answer) => self.fits(&answer),
             Err(problem) => Err(problem),
         };
         let sent = match answered {
@@ -245,7 +245,7 @@ impl Desk {
         }
     }
 
-    fn fits(&self, answer: Value) -> Result<Bytes, Problem> {
+    fn fits(&self, answer: &Value) -> Result<Bytes, Problem> {
         let (answer, most) = (Bytes::from(answer.to_string()), self.client.server_info().max_payload);
         if answer.len() > most {
             let message = format!("the answer has {} bytes, and a message {most}: ask for less", answer.len());

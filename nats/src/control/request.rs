@@ -1,7 +1,7 @@
 //! Requests as they come over the wire, and what is wrong with one.
-use dripline_actors::ports::StoreError;
-use dripline_actors::{ControlError, OrderedAction};
-use dripline_domain::{Address, ArrivalError, LeadStatus, Operator, Refusal, RequestId, Sanitiser, Timestamp};
+use dripline_actors::ports::{Source, StoreError};
+use dripline_actors::{Chain, ControlError, OrderedAction};
+use dripline_domain::{Address, LeadStatus, Operator, Refusal, RequestId, Sanitiser, Timestamp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -20,12 +20,12 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn invalid(message: impl ToString) -> Self {
-        Self { status: 400, code: "invalid_request", message: message.to_string() }
+    pub(super) fn invalid(error: impl Into<Source>) -> Self {
+        Self { status: 400, code: "invalid_request", message: Chain(&*error.into()).to_string() }
     }
 
-    pub(super) fn unavailable(message: impl ToString) -> Self {
-        Self { status: 503, code: "unavailable", message: message.to_string() }
+    pub(super) fn unavailable(error: impl Into<Source>) -> Self {
+        Self { status: 503, code: "unavailable", message: Chain(&*error.into()).to_string() }
     }
 
     pub(super) fn no_such_sequence(name: &str) -> Self {
@@ -135,8 +135,7 @@ impl Fields {
         }
         lead.insert("email".to_owned(), json!(address.as_str()));
         lead.extend(sequence.map(|sequence| ("sequence".to_owned(), json!(sequence))));
-        let arrival =
-            sanitiser.read(Value::Object(lead)).map_err(|error: ArrivalError| Problem::invalid(format!("{error}")))?;
+        let arrival = sanitiser.read(Value::Object(lead)).map_err(Problem::invalid)?;
         Ok(OrderedAction::Enroll { arrival: Box::new(arrival) })
     }
 }

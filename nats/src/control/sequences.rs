@@ -1,4 +1,5 @@
 //! Requests about sequences and providers.
+use dripline_actors::ControlError;
 use dripline_actors::ports::{Control, Controlled, Sequences as _};
 use dripline_domain::Operator;
 use serde_json::{Value, json};
@@ -26,16 +27,13 @@ impl Desk {
     }
 
     pub(super) async fn show_sequence(&self, Show { sequence: name, version }: Show) -> Result<Value, Problem> {
-        let version = match version {
-            Some(version) => version,
-            None => match self.parts.sequences.current(&name) {
-                Some(current) => return Ok(json!(*current)),
-                None => return Err(Problem::no_such_sequence(&name)),
-            },
+        let Some(version) = version else {
+            let current = self.parts.sequences.current(&name);
+            return current.map(|current| json!(*current)).ok_or_else(|| Problem::no_such_sequence(&name));
         };
         match self.parts.sequences.version(&name, version).await? {
             Some(sequence) => Ok(json!(*sequence)),
-            None => Err(dripline_actors::ControlError::NoSuchVersion { sequence: name, version }.into()),
+            None => Err(ControlError::NoSuchVersion { sequence: name, version }.into()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! `dripline dev`: everything on this machine, to look at. An own nats-server with its store in `./.dripline`, the
 //! `outbox` in place of a provider, an example sequence whose delays are seconds, and a sample lead.
 use std::io::Write;
-use std::net::TcpListener as PortProbe;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as PortProbe};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use crate::service::{self, Parts, Running};
 const DIR: &str = ".dripline";
 /// The port people expect; another free one is taken when it is in use.
 const USUAL_PORT: u16 = 4222;
+/// The same of the figures for Prometheus.
+const USUAL_METRICS_PORT: u16 = 9464;
 /// The sequence that the sample lead enters.
 const EXAMPLE: &str = "quickstart";
 /// The example, for a folder that has no sequences: file name and text.
@@ -49,11 +51,16 @@ pub(crate) async fn run(mut loaded: Loaded) -> anyhow::Result<()> {
     if PortProbe::bind(config.gateway.listen).is_err() {
         config.gateway.listen.set_port(0);
     }
+    let metrics = match config.metrics.listen {
+        Some(metrics) => metrics,
+        None => SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(USUAL_METRICS_PORT)?)),
+    };
+    config.metrics.listen = Some(metrics);
     let outbox = Announced { outbox: Outbox::new(&config.esp.outbox)?, dir: config.esp.outbox.dir.clone() };
     let running = Running::start(&loaded, Parts { gateway: true, engine: true }, Some(vec![Arc::new(outbox)])).await?;
 
     let sample = sample_address()?;
-    introduce(&server, &running, &sample)?;
+    introduce(&server, &running, &sample, metrics)?;
     let lead = serde_json::json!({"email": sample.as_str(), "firstName": "Jane", "source": "dripline dev"});
     running
         .front_door
@@ -96,7 +103,7 @@ fn sample_address() -> anyhow::Result<Address> {
     Ok(Address::parse(&format!("jane+{time}@example.com"))?)
 }
 
-fn introduce(server: &Server, running: &Running, sample: &Address) -> anyhow::Result<()> {
+fn introduce(server: &Server, running: &Running, sample: &Address, metrics: SocketAddr) -> anyhow::Result<()> {
     let url = server.url();
     let nats = if server.port == USUAL_PORT { "nats".to_owned() } else { format!("nats -s {url}") };
     let key = LeadKey::of(sample);
@@ -113,6 +120,17 @@ fn introduce(server: &Server, running: &Running, sample: &Address) -> anyhow::Re
             "  curl http://{address}/v1/leads -H 'Content-Type: application/json' -d '{{\"email\": \"me@example.com\", \"firstName\": \"Me\"}}'\n"
         ));
     }
+    let dripline =
+        if server.port == USUAL_PORT { "dripline".to_owned() } else { format!("DRIPLINE_NATS__URL={url} dripline") };
+    text.push_str(&format!(
+        "\nSee and steer it (`cargo run --` in place of `dripline`, from the source):\n  \
+         {dripline} lead show {sample}\n  \
+         {dripline} status\n  \
+         {dripline} stats\n  \
+         {dripline} journal tail --follow\n  \
+         {nats} micro info dripline\n  \
+         curl http://{metrics}/metrics\n"
+    ));
     text.push_str("\nCtrl-C stops it.\n");
     say(&text)
 }

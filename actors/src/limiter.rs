@@ -42,8 +42,8 @@ const SLOWEST: f64 = 0.5;
 /// Where no rate is configured, a cut is forgotten once it has crept up to so many times the rate before it.
 const FORGOTTEN_AT: f64 = 2.0;
 /// The pumps hold no more messages than get their permit within this: well below `ack_wait`, or they would be delivered
-/// again while they wait.
-const HOLD: Duration = Duration::from_secs(3);
+/// again while they wait; and below a second, since what is told of a lead waits as long as its actor does.
+const HOLD: Duration = Duration::from_millis(750);
 
 /// Reaches the rate limiter.
 #[derive(Clone)]

@@ -54,10 +54,28 @@ const READ: Metric = Metric::gauge(
     "dripline_server_read_timestamp_seconds",
     "When the figures of streams and consumers were last read from the server, in Unix time.",
 );
+const CANARY_FAILING: Metric =
+    Metric::gauge("dripline_canary_failing", "Whether the canary's last run failed: 1 until one passes again.");
+const CANARY_PASSED: Metric = Metric::gauge(
+    "dripline_canary_last_pass_timestamp_seconds",
+    "When the canary's last run that passed ended, in Unix time; 0 where none has.",
+);
 
 /// What is measured here, besides what the engine measures.
-const OURS: [Metric; 10] =
-    [BUILD, REQUESTS, REQUEST_DURATION, MESSAGES, BYTES, OLDEST, PENDING, UNSETTLED, REDELIVERED, READ];
+const OURS: [Metric; 12] = [
+    BUILD,
+    REQUESTS,
+    REQUEST_DURATION,
+    MESSAGES,
+    BYTES,
+    OLDEST,
+    PENDING,
+    UNSETTLED,
+    REDELIVERED,
+    READ,
+    CANARY_FAILING,
+    CANARY_PASSED,
+];
 
 /// Between two readings of the server's figures.
 const READ_EVERY: Duration = Duration::from_secs(10);
@@ -182,6 +200,10 @@ async fn read_once(figures: &Figures, now: Timestamp) -> Result<(), StoreError> 
         gauge!(UNSETTLED.name, &labels).set(number(read.unsettled));
         gauge!(REDELIVERED.name, &labels).set(number(read.redelivered));
     }
+    let canary = figures.canary().await?;
+    let unix = Timestamp::from_millis(0);
+    gauge!(CANARY_FAILING.name).set(f64::from(u8::from(canary.failure.is_some())));
+    gauge!(CANARY_PASSED.name).set(canary.last_pass().unwrap_or(unix).since(unix));
     Ok(())
 }
 

@@ -500,6 +500,11 @@ impl Missing {
 }
 
 impl Canary {
+    /// When the last run that passed ended, of those that are kept.
+    pub fn last_pass(&self) -> Option<Timestamp> {
+        self.results.iter().rev().find(|result| result.failure.is_none()).map(|result| result.ended)
+    }
+
     /// Ends the run under way; its lead and emails are left to be removed.
     pub fn end(&mut self, failure: Option<Finding>, rules: &CanaryRules, now: Timestamp) {
         let Some(run) = self.run.take() else { return };

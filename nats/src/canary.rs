@@ -46,15 +46,7 @@ impl JetStreamCanary {
 #[async_trait]
 impl CanaryStore for JetStreamCanary {
     async fn load(&self) -> Result<(Canary, Revision), StoreError> {
-        let Some(entry) = self.bucket.entry(STATE).await.map_err(unavailable)? else { return Ok(Default::default()) };
-        match entry.operation {
-            Operation::Put => {
-                let canary =
-                    serde_json::from_slice(&entry.value).map_err(|error| StoreError::Unreadable(error.into()))?;
-                Ok((canary, entry.revision))
-            }
-            Operation::Delete | Operation::Purge => Ok((Canary::default(), entry.revision)),
-        }
+        read_canary(&self.bucket).await
     }
 
     async fn save(&self, canary: &Canary, expected: Revision) -> Result<Revision, SaveError> {
@@ -75,6 +67,18 @@ impl CanaryStore for JetStreamCanary {
         // still has the document loses at its next commit, and finds none.
         self.leads.purge().filter(format!("{LEADS_BUCKET_SUBJECT}{key}")).await.map_err(unavailable)?;
         self.timers.clear(key).await.map_err(|error| StoreError::Unavailable(error.0))
+    }
+}
+
+/// Where the canary is, from its bucket.
+pub(crate) async fn read_canary(bucket: &Store) -> Result<(Canary, Revision), StoreError> {
+    let Some(entry) = bucket.entry(STATE).await.map_err(unavailable)? else { return Ok(Default::default()) };
+    match entry.operation {
+        Operation::Put => {
+            let canary = serde_json::from_slice(&entry.value).map_err(|error| StoreError::Unreadable(error.into()))?;
+            Ok((canary, entry.revision))
+        }
+        Operation::Delete | Operation::Purge => Ok((Canary::default(), entry.revision)),
     }
 }
 

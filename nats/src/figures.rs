@@ -1,10 +1,12 @@
 use async_nats::jetstream::{self, consumer};
 use dripline_actors::ports::StoreError;
-use dripline_domain::Timestamp;
+use dripline_domain::{Canary, Timestamp};
 
+use crate::canary::read_canary;
 use crate::inbox::timestamp;
 use crate::topology::{
-    DUE, FEEDBACK, FEEDBACK_CONSUMER, INTAKE, JOURNAL, LEADS, LEADS_BUCKET, REJECTED, SUPPRESSIONS_BUCKET, TIMERS,
+    CANARY, DUE, FEEDBACK, FEEDBACK_CONSUMER, INTAKE, JOURNAL, LEADS, LEADS_BUCKET, REJECTED, SUPPRESSIONS_BUCKET,
+    TIMERS,
 };
 
 /// The streams whose depth tells how the system does.
@@ -40,7 +42,8 @@ pub struct ConsumerFigures {
     pub redelivered: u64,
 }
 
-/// Asks the server for the figures of streams and consumers: ten small requests, however much they hold.
+/// Asks the server for the figures of streams and consumers, and for the canary: some twelve small requests, however much
+/// they hold.
 pub struct Figures {
     context: jetstream::Context,
 }
@@ -89,6 +92,15 @@ impl Figures {
             });
         }
         Ok(figures)
+    }
+
+    /// Where the canary is, and what its last runs found.
+    ///
+    /// # Errors
+    /// The server is away, the bucket is missing, or what it holds cannot be read.
+    pub async fn canary(&self) -> Result<Canary, StoreError> {
+        let bucket = self.context.get_key_value(CANARY).await.map_err(unavailable)?;
+        Ok(read_canary(&bucket).await?.0)
     }
 }
 

@@ -480,3 +480,33 @@ fn an_outgoing_webhook_that_cannot_work_is_told_with_its_place_and_its_secret_is
         assert!(!error.contains("whsec_short"), "{error}");
     }
 }
+
+/// A table row of a document: its cells, without the bars.
+fn cells(line: &str) -> Option<Vec<&str>> {
+    Some(line.strip_prefix("| ")?.trim_end_matches('|').split(" | ").map(str::trim).collect())
+}
+
+#[test]
+fn every_setting_is_documented_with_its_variable_and_its_default() {
+    // A table of tables, or a list of them, each with a section of its own.
+    const ELSEWHERE: [&str; 3] = ["sequences.sources", "webhooks", "outgoing_webhooks"];
+    let document = include_str!("../../docs/configuration.md");
+    let report: serde_json::Map<String, Value> =
+        serde_json::from_str(&Setting::new("").load().unwrap().report(true)).unwrap();
+    for (key, row) in report.iter().filter(|(key, _)| !ELSEWHERE.contains(&key.as_str())) {
+        let documented = document.lines().filter_map(cells).find(|cells| cells[0].contains(&format!("`{key}`")));
+        let [_, variable, default, ..] = &documented.unwrap_or_else(|| panic!("{key} is not documented"))[..] else {
+            panic!("the row of {key} is too short");
+        };
+        let name = format!("DRIPLINE_{}", key.to_uppercase().replace('.', "__"));
+        assert!(variable.contains(&format!("`{name}`")) || variable.contains("__*`"), "{key}: {variable}");
+        let value = match &row["value"] {
+            Value::Null => continue,
+            Value::Array(list) if list.is_empty() => continue,
+            Value::String(text) => text.clone(),
+            // `1.0` is written `1`.
+            other => other.to_string().trim_end_matches(".0").to_owned(),
+        };
+        assert!(default.contains(&format!("`{value}`")), "{key} is {value} by default; documented: {default}");
+    }
+}

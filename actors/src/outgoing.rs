@@ -30,8 +30,9 @@ const LONGEST_DELAY: Duration = Duration::from_hours(1);
 /// long was not.
 const GIVEN_UP_AFTER: Duration = Duration::from_hours(3 * 24);
 const TRIES_AT_LEAST: u64 = 10;
-/// One try at a message takes no longer than this and one POST, well within the consumer's `ack_wait`; the rest follows.
-const AT_A_TIME: Duration = Duration::from_mins(1);
+/// One try at a message takes no longer than this and one POST (20 s), well within the consumer's `ack_wait` (45 s); the rest
+/// follows.
+const AT_A_TIME: Duration = Duration::from_secs(15);
 /// How often one that is held back looks whether it still is; and the pause after a failure of our own.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 

@@ -91,7 +91,7 @@ pub const FEEDBACK_CONSUMER: &str = "feedback";
 const OUTGOING_CONSUMER: &str = "outgoing-";
 
 /// A journal message holds the events of a whole batch: posting them takes a while.
-const OUTGOING_ACK_WAIT: Duration = Duration::from_mins(2);
+const OUTGOING_ACK_WAIT: Duration = Duration::from_secs(45);
 
 /// Journal messages that one outgoing webhook has been tried with and does not have yet, of all processes together.
 const OUTGOING_ACK_PENDING: i64 = 256;

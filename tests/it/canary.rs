@@ -110,8 +110,7 @@ async fn a_run_passes_when_every_email_is_in_the_mailbox_and_leaves_nothing_behi
     mailpit.is_the_provider_of(&mut system);
     with_canary(&mut system, "20s");
     by_mailpit(&mut system, &mailpit);
-    let _run = system.start("run").await;
-    let mut engine = system.start("engine").await;
+    let mut both = [system.start("run").await, system.start("engine").await];
     let runs = results(&until_passed(&system, 3).await);
     assert!(runs.iter().all(|run| run["failure"].is_null()), "{runs:#?}");
     for pair in runs.windows(2) {
@@ -132,17 +131,15 @@ async fn a_run_passes_when_every_email_is_in_the_mailbox_and_leaves_nothing_behi
     assert!(code == Some(0) && !counted.contains("canary"), "{counted}{err}");
 
     // Whose run it is may end at any moment: another process goes on with that run.
-    let taken_over = async {
-        let mut run = Value::Null;
-        let its = until("the engine has a run under way", async || {
-            run = state(&system).await["run"].clone();
-            run["owner"].as_str().is_some_and(|owner| owner.contains(&format!(".{}.", engine.pid().unwrap())))
-        });
-        its.await.unwrap();
-        run
-    };
-    let run = taken_over.await;
-    engine.kill().await.unwrap();
+    let mut run = Value::Null;
+    let its = until("a run is under way, and its lead is in", async || {
+        run = state(&system).await["run"].clone();
+        run["owner"].is_string() && run["accepted"].is_number()
+    });
+    its.await.unwrap();
+    let owner = run["owner"].as_str().unwrap();
+    let owner = both.iter_mut().find(|process| owner.contains(&format!(".{}.", process.pid().unwrap())));
+    owner.unwrap().kill().await.unwrap();
     let mut ended = Value::Null;
     let finished = until("the run is finished", async || {
         let runs = results(&state(&system).await);

@@ -2,11 +2,12 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
 use async_nats::jetstream::stream::{InfoError, Stream};
 use async_trait::async_trait;
-use dripline_actors::ports::{AlertStore, Revision, SaveError, Source, StoreError};
+use dripline_actors::ports::{AlertStore, Revision, SaveError, StoreError};
 use dripline_domain::Alert;
 use futures_util::TryStreamExt;
 
 use crate::topology::{ALERTS, ALERTS_BUCKET, ALERTS_BUCKET_SUBJECT};
+use crate::unavailable;
 
 /// The bucket `alerts`: a document an alert, from when it was raised until everybody was told that it is over.
 pub struct JetStreamAlerts {
@@ -69,8 +70,4 @@ impl AlertStore for JetStreamAlerts {
 /// A write with an expected revision was not made.
 pub(crate) fn refused(error: async_nats::jetstream::kv::UpdateError) -> SaveError {
     if error.kind() == UpdateErrorKind::WrongLastRevision { SaveError::Conflict } else { unavailable(error).into() }
-}
-
-fn unavailable(error: impl Into<Source>) -> StoreError {
-    StoreError::Unavailable(error.into())
 }

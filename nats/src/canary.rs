@@ -2,7 +2,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Operation, Store};
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
-use dripline_actors::ports::{CanaryStore, LeadStore, Revision, SaveError, Source, StoreError, Timers};
+use dripline_actors::ports::{CanaryStore, LeadStore, Revision, SaveError, StoreError, Timers};
 use dripline_domain::{Canary, Lead, LeadKey, Sequence};
 
 use crate::alerts::refused;
@@ -11,6 +11,7 @@ use crate::sequences::read_sequence;
 use crate::store::JetStreamLeadStore;
 use crate::timers::JetStreamTimers;
 use crate::topology::{CANARY, LEADS_BUCKET, LEADS_BUCKET_SUBJECT, SEQUENCES_BUCKET, TIMERS};
+use crate::unavailable;
 
 /// The one key of the bucket.
 const STATE: &str = "state";
@@ -80,8 +81,4 @@ pub(crate) async fn read_canary(bucket: &Store) -> Result<(Canary, Revision), St
         }
         Operation::Delete | Operation::Purge => Ok((Canary::default(), entry.revision)),
     }
-}
-
-fn unavailable(error: impl Into<Source>) -> StoreError {
-    StoreError::Unavailable(error.into())
 }

@@ -18,6 +18,7 @@ use crate::connect::Connections;
 use crate::journal::publish_lines;
 use crate::store::KV_OPERATION;
 use crate::topology::{CONTROLS, CONTROLS_BUCKET, CONTROLS_BUCKET_SUBJECT};
+use crate::unavailable;
 
 /// At the start, so long for the first look at the bucket: nothing is sent before it.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
@@ -209,8 +210,4 @@ async fn watch_bucket(
             None => paused.remove(key),
         };
     }
-}
-
-fn unavailable(error: impl Into<Source>) -> StoreError {
-    StoreError::Unavailable(error.into())
 }

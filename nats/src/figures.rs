@@ -8,6 +8,7 @@ use crate::topology::{
     CANARY, DUE, FEEDBACK, FEEDBACK_CONSUMER, INTAKE, JOURNAL, LEADS, LEADS_BUCKET, REJECTED, SUPPRESSIONS_BUCKET,
     TIMERS,
 };
+use crate::unavailable;
 
 /// The streams whose depth tells how the system does.
 const STREAMS: [&str; 7] = [LEADS, FEEDBACK, TIMERS, LEADS_BUCKET, SUPPRESSIONS_BUCKET, REJECTED, JOURNAL];
@@ -102,8 +103,4 @@ impl Figures {
         let bucket = self.context.get_key_value(CANARY).await.map_err(unavailable)?;
         Ok(read_canary(&bucket).await?.0)
     }
-}
-
-fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::Unavailable(error.into())
 }

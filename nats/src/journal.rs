@@ -8,6 +8,7 @@ use dripline_actors::ports::{Journal, JournalMessage, JournalPosition, Source, S
 
 use crate::batch::BatchMessage;
 use crate::store::journal_message;
+use crate::unavailable;
 
 /// The server writes on a sourced message where it comes from: the stream, its sequence there, and more.
 const SOURCE_HEADER: &str = "Nats-Stream-Source";
@@ -82,8 +83,4 @@ pub(crate) async fn publish_lines(context: &Context, lines: &[Bytes]) -> Result<
     let BatchMessage { subject, headers, payload } = journal_message(lines);
     context.publish_with_headers(subject, headers, payload).await?.await?;
     Ok(())
-}
-
-fn unavailable(error: impl Into<Source>) -> StoreError {
-    StoreError::Unavailable(error.into())
 }

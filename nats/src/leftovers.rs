@@ -2,7 +2,9 @@ use std::collections::BTreeSet;
 
 use async_nats::jetstream::kv::Store;
 use async_trait::async_trait;
-use dripline_actors::ports::{Leftovers, Source, StoreError};
+use dripline_actors::ports::{Leftovers, StoreError};
+
+use crate::unavailable;
 
 /// The bucket `outgoing`: `<webhook>.<journal message>` → the lines that the subscriber does not have yet. An entry goes by
 /// itself when nobody tries any more.
@@ -31,8 +33,4 @@ impl Leftovers for JetStreamLeftovers {
         let value = serde_json::to_vec(lines).map_err(unavailable)?;
         self.bucket.put(format!("{webhook}.{message}"), value.into()).await.map(drop).map_err(unavailable)
     }
-}
-
-fn unavailable(error: impl Into<Source>) -> StoreError {
-    StoreError::Unavailable(error.into())
 }

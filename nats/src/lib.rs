@@ -35,6 +35,7 @@ pub use canary::JetStreamCanary;
 pub use connect::{CommitConnection, ConnectError, Connections, Login, connect};
 pub use control::{ControlParts, ControlService, ControlStartError, ReadFolder, SERVICE};
 pub use controls::JetStreamControls;
+use dripline_actors::ports::{Source, StoreError};
 pub use feedback_door::JetStreamFeedbackDoor;
 pub use figures::{ConsumerFigures, Figures, StreamFigures};
 pub use front_door::JetStreamFrontDoor;
@@ -54,3 +55,8 @@ pub use suppression_list::{Listed, SuppressionChange, SuppressionList, Suppressi
 pub use suppressions::JetStreamSuppressions;
 pub use surveyor::JetStreamSurveyor;
 pub use timers::JetStreamTimers;
+
+/// The server is away, or said no to what it should have done.
+fn unavailable(error: impl Into<Source>) -> StoreError {
+    StoreError::Unavailable(error.into())
+}

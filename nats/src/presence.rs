@@ -5,6 +5,8 @@ use dripline_domain::Timestamp;
 use futures_util::stream::{BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
 
+use crate::unavailable;
+
 /// The bucket `engines`: a key for each engine process that is alive, gone by itself when the process is.
 pub struct JetStreamPresence {
     bucket: Store,
@@ -22,10 +24,6 @@ impl JetStreamPresence {
     pub fn new(bucket: Store) -> Self {
         Self { bucket }
     }
-}
-
-fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::Unavailable(error.into())
 }
 
 #[async_trait]

@@ -5,7 +5,7 @@ use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_trait::async_trait;
 use bytes::Bytes;
-use dripline_actors::ports::{JournalPosition, Revision, SaveError, Source, StatisticsStore, StoreError, Tally};
+use dripline_actors::ports::{JournalPosition, Revision, SaveError, StatisticsStore, StoreError, Tally};
 use dripline_domain::{EmailCounts, SequenceStatistics, Statistics};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{BatchMessage, publish_batch};
 use crate::connect::Connections;
 use crate::topology::STATISTICS_BUCKET_SUBJECT;
+use crate::unavailable;
 
 /// The place in the journal, and what belongs to no sequence.
 const PROGRESS: &str = "progress";
@@ -118,10 +119,6 @@ fn message(key: &str, value: &impl Serialize, headers: HeaderMap) -> Result<Batc
 
 fn subject(key: &str) -> String {
     format!("{STATISTICS_BUCKET_SUBJECT}{key}")
-}
-
-fn unavailable(error: impl Into<Source>) -> StoreError {
-    StoreError::Unavailable(error.into())
 }
 
 fn unreadable(error: serde_json::Error) -> StoreError {

@@ -2,7 +2,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_trait::async_trait;
-use dripline_actors::ports::{Source, StatisticsStore, StoreError, Surveyor};
+use dripline_actors::ports::{StatisticsStore, StoreError, Surveyor};
 use dripline_domain::{Installation, QueueState, Statistics, Timestamp};
 
 use crate::connect::Connections;
@@ -12,6 +12,7 @@ use crate::topology::{
     DUE, ENGINES_BUCKET, FEEDBACK, FEEDBACK_CONSUMER, INTAKE, LEADS, REJECTED, STATISTICS_BUCKET, TIMERS,
     TIMERS_DUE_SUBJECT,
 };
+use crate::unavailable;
 
 /// Looks at streams and consumers: a dozen small requests, however much they hold, and the statistics.
 pub struct JetStreamSurveyor {
@@ -87,8 +88,4 @@ impl Surveyor for JetStreamSurveyor {
             in_doubt,
         })
     }
-}
-
-fn unavailable(error: impl Into<Source>) -> StoreError {
-    StoreError::Unavailable(error.into())
 }

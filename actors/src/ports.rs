@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_domain::{
-    Address, Alert, Arrived, Canary, Email, Feedback, Installation, Lead, LeadKey, LeadStatus, NoticeKind, Outcome,
+    Address, Alert, Arrived, Canary, Email, Feedback, Installation, Lead, LeadId, LeadKey, LeadStatus, NoticeKind, Outcome,
     Sequence, Statistics, Suppression, Timestamp,
 };
 use futures_util::stream::BoxStream;
@@ -47,9 +47,9 @@ pub struct Put {
     /// Copied into a header likewise.
     pub generation: u64,
     /// Copied into a header likewise.
-    pub status: &'static str,
-    /// Unique among all puts of all processes: tells our write from another's when an answer is lost.
-    pub token: u128,
+    pub status: Option<LeadStatus>,
+    /// Unique among all writes to this document: tells ours from another's when an answer is lost.
+    pub write: u64,
 }
 
 /// What a batch came to.
@@ -105,8 +105,9 @@ pub struct TimerError(#[source] pub Source);
 /// Who must not be mailed.
 #[async_trait]
 pub trait Suppressions: Send + Sync + 'static {
-    /// What is known against this address, asked before each email: a change by another process is seen within moments.
-    async fn get(&self, address: &Address) -> Result<Suppression, StoreError>;
+    /// What is known against the address of this lead, asked before each email: a change by another process is seen within
+    /// moments.
+    async fn get(&self, key: &LeadKey, lead_id: &LeadId) -> Result<Suppression, StoreError>;
     /// The same, as it stands at this moment.
     async fn read(&self, address: &Address) -> Result<Suppression, StoreError>;
     /// Merges this into what is known. On disk when it returns what it then is, and seen by [`Suppressions::get`] of this

@@ -152,13 +152,9 @@ impl fmt::Display for LeadId {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 /// Names one arrival for good: its place in the queue, the time the queue took it, and what its sender called it. A
@@ -435,7 +431,9 @@ impl Lead {
     /// # Errors
     /// Never for a lead of ours; serde's signature.
     pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
+        let mut json = Vec::with_capacity(USUAL_BYTES);
+        serde_json::to_writer(&mut json, self)?;
+        Ok(json)
     }
 
     /// Reads a stored document.
@@ -446,6 +444,9 @@ impl Lead {
         serde_json::from_slice(bytes)
     }
 }
+
+/// Room for most documents.
+const USUAL_BYTES: usize = 1_024;
 
 /// The stored layout: flat, in the order a person reads.
 #[derive(Serialize, Deserialize)]

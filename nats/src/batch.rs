@@ -85,7 +85,7 @@ pub(crate) async fn publish_batch(
 
 async fn publish(client: &Client, messages: Vec<BatchMessage>) -> Result<u64, BatchError> {
     let unanswered = |error: Box<dyn std::error::Error + Send + Sync>| BatchError::Unanswered(error);
-    let id = format!("{:032x}", rand::random::<u128>());
+    let id = format!("{:x}", rand::random::<u64>());
     let last = messages.len();
     for (number, mut message) in (1_usize..).zip(messages) {
         message.headers.insert(NATS_BATCH_ID, id.as_str());

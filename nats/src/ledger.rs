@@ -4,13 +4,14 @@ use async_nats::jetstream::Message;
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use dripline_actors::ports::{Ledger, Scanned, StoreError};
-use dripline_domain::{LeadKey, Timestamp};
+use dripline_domain::LeadKey;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex, watch};
 
 use crate::key_hash::key_hash;
 use crate::lead_scan::newest_of_each;
-use crate::store::{GENERATION_HEADER, KV_OPERATION, NEXT_HEADER, STATUS_HEADER};
+use crate::marks::Marks;
+use crate::store::KV_OPERATION;
 use crate::topology::{LEADS_BUCKET_SUBJECT, TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 
 /// What the sweeper reads: the subjects of `TIMERS`, and the headers of `leads`.
@@ -65,15 +66,13 @@ impl Ledger for JetStreamLedger {
 /// One lead as its headers show it; none where the message is no lead of ours.
 fn read(message: &Message, with_timer: &HashSet<u64>) -> Option<Scanned> {
     let headers = message.headers.as_ref();
-    let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
+    let is_gone = headers.is_some_and(|headers| headers.get(KV_OPERATION).is_some());
     match message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).map(LeadKey::parse) {
-        Some(Ok(key)) if header(KV_OPERATION).is_none() => Some(Scanned {
-            has_timer: with_timer.contains(&key_hash(key.as_str())),
-            key,
-            next_action: header(NEXT_HEADER).and_then(|text| text.parse().ok()).map(Timestamp::from_millis),
-            generation: header(GENERATION_HEADER).and_then(|text| text.parse().ok()).unwrap_or(0),
-            status: header(STATUS_HEADER).and_then(|text| text.parse().ok()),
-        }),
+        Some(Ok(key)) if !is_gone => {
+            let Marks { status, generation, next_action, .. } = Marks::read(headers);
+            let has_timer = with_timer.contains(&key_hash(key.as_str()));
+            Some(Scanned { key, next_action, generation, status, has_timer })
+        }
         Some(Ok(_)) | None => None,
         Some(Err(error)) => {
             tracing::warn!(%error, "a key in the bucket `leads` is not a lead's; it is left alone");

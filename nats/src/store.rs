@@ -11,14 +11,9 @@ use futures_util::future::try_join_all;
 
 use crate::batch::{BatchError, BatchMessage};
 use crate::connect::CommitConnection;
+use crate::marks::{self, Marks};
 use crate::topology::{JOURNAL_SUBJECT, JOURNAL_TTL, LEADS_BUCKET_SUBJECT};
 
-/// Our own headers on a lead's document: a scan reads them instead of the document.
-pub(crate) const NEXT_HEADER: &str = "Dripline-Next";
-pub(crate) const GENERATION_HEADER: &str = "Dripline-Generation";
-pub(crate) const STATUS_HEADER: &str = "Dripline-Status";
-/// Tells our write from another's when an answer is lost.
-const TOKEN_HEADER: &str = "Dripline-Token";
 /// An erased lead's key stays for so long. Whoever holds an older revision has lost it, then and afterwards.
 const ERASED_TTL: &str = "5s";
 /// On a key that was deleted or purged, by the CLI or another client.
@@ -46,8 +41,7 @@ impl JetStreamLeadStore {
             }
             Err(error) => return Err(StoreError::Unavailable(error.into())),
         };
-        let ours = newest.headers.get(TOKEN_HEADER).is_some_and(|token| token.as_str() == token_text(put.token));
-        Ok(if ours {
+        Ok(if Marks::read(Some(&newest.headers)).write == put.write {
             Fate::Written(newest.sequence)
         } else if newest.sequence == put.expected {
             Fate::Open
@@ -104,27 +98,17 @@ fn subject(key: &LeadKey) -> String {
     format!("{LEADS_BUCKET_SUBJECT}{key}")
 }
 
-fn token_text(token: u128) -> String {
-    format!("{token:032x}")
-}
-
 fn message(put: &Put) -> BatchMessage {
     let mut headers = HeaderMap::new();
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, put.expected.to_string());
-    let Some(document) = put.document.clone() else {
+    let Put { status, generation, next_action, write, .. } = *put;
+    headers.insert(marks::HEADER, Marks { status, generation, next_action, write }.to_string());
+    if put.document.is_none() {
         // What marks the end goes by itself: its subject holds the address, too.
         headers.insert(KV_OPERATION, "PURGE");
         headers.insert(async_nats::header::NATS_MESSAGE_TTL, ERASED_TTL);
-        headers.insert(TOKEN_HEADER, token_text(put.token));
-        return BatchMessage { subject: subject(&put.key), headers, payload: Bytes::new() };
-    };
-    headers.insert(STATUS_HEADER, put.status);
-    headers.insert(GENERATION_HEADER, put.generation.to_string());
-    headers.insert(TOKEN_HEADER, token_text(put.token));
-    if let Some(next) = put.next_action {
-        headers.insert(NEXT_HEADER, next.as_millis().to_string());
     }
-    BatchMessage { subject: subject(&put.key), headers, payload: document }
+    BatchMessage { subject: subject(&put.key), headers, payload: put.document.clone().unwrap_or_default() }
 }
 
 /// One message holds the lines of the whole batch: state and journal are stored together or not at all.

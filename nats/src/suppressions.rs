@@ -13,7 +13,7 @@ use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind,
 use async_nats::{Client, HeaderMap};
 use async_trait::async_trait;
 use dripline_actors::ports::{Source, StoreError, Suppressions};
-use dripline_domain::{Address, LeadIdKey, LeadKey, Suppression};
+use dripline_domain::{Address, LeadId, LeadIdKey, LeadKey, Suppression};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -49,8 +49,16 @@ pub(crate) const ANONYMOUS: &str = "id.";
 
 #[derive(Default)]
 struct Suppressed {
-    keys: RwLock<HashSet<u64>>,
+    hashes: RwLock<Hashes>,
     complete: AtomicBool,
+}
+
+/// Of all keys of the bucket.
+#[derive(Default)]
+struct Hashes {
+    keys: HashSet<u64>,
+    /// Of the lead ids of erased leads.
+    lead_ids: HashSet<u64>,
 }
 
 /// The entries of the bucket.
@@ -79,18 +87,13 @@ impl Drop for JetStreamSuppressions {
 
 #[async_trait]
 impl Suppressions for JetStreamSuppressions {
-    async fn get(&self, address: &Address) -> Result<Suppression, StoreError> {
-        let (key, anonymous) = (LeadKey::of(address), anonymous_key(&self.lead_ids, address));
+    async fn get(&self, key: &LeadKey, lead_id: &LeadId) -> Result<Suppression, StoreError> {
         let connected = self.client.connection_state() == State::Connected;
-        if connected
-            && self.suppressed.complete.load(Ordering::Acquire)
-            && !self.suppressed.contains(key.as_str())
-            && !self.suppressed.contains(&anonymous)
-        {
+        if connected && self.suppressed.complete.load(Ordering::Acquire) && !self.suppressed.contains(key, lead_id) {
             return Ok(Suppression::default());
         }
         let mut known = self.bucket.get(key.as_str()).await?;
-        known.merge(&self.bucket.get(&anonymous).await?);
+        known.merge(&self.bucket.get(&format!("{ANONYMOUS}{lead_id}")).await?);
         Ok(known)
     }
 
@@ -195,22 +198,27 @@ fn entry(message: &StreamMessage) -> Suppression {
 }
 
 impl Suppressed {
-    fn contains(&self, key: &str) -> bool {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).contains(&key_hash(key))
+    fn contains(&self, key: &LeadKey, lead_id: &LeadId) -> bool {
+        let hashes = self.hashes.read().unwrap_or_else(PoisonError::into_inner);
+        hashes.keys.contains(&key_hash(key.as_str())) || hashes.lead_ids.contains(&key_hash(lead_id.as_str()))
     }
 
     fn set(&self, key: &str, suppressed: bool) {
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        // A key that shares its hash with a removed one is read from the bucket no more: so hashes only ever leave with
-        // the whole set, when the watcher starts again.
-        if suppressed {
-            keys.insert(key_hash(key));
+        // A key that shares its hash with a removed one would be read from the bucket no more: so hashes only ever leave
+        // with the whole set, when the watcher starts again.
+        if !suppressed {
+            return;
         }
+        let mut hashes = self.hashes.write().unwrap_or_else(PoisonError::into_inner);
+        match key.strip_prefix(ANONYMOUS) {
+            Some(lead_id) => hashes.lead_ids.insert(key_hash(lead_id)),
+            None => hashes.keys.insert(key_hash(key)),
+        };
     }
 
     fn start_again(&self) {
         self.complete.store(false, Ordering::Release);
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.hashes.write().unwrap_or_else(PoisonError::into_inner) = Hashes::default();
     }
 }
 

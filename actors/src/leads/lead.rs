@@ -2,6 +2,7 @@
 //!
 //! One message is one pipeline, read from top to bottom: load, decide, commit, act, settle. The lines of
 //! [`LeadState::step`] are the numbered lines of the protocol in ARCHITECTURE.md.
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, trace_span};
 
 use super::Services;
+use super::kept::Stored;
 use crate::Chain;
 use crate::committer::CommitError;
 use crate::control::{ControlError, Obeyed, Order, OrderedAction};
@@ -100,6 +102,8 @@ pub(crate) struct LeadActor;
 pub(crate) struct LeadArguments {
     pub(crate) key: LeadKey,
     pub(crate) services: Arc<Services>,
+    /// Its document as it was when it was let go.
+    pub(crate) stored: Option<Stored>,
 }
 
 pub(crate) struct LeadState {
@@ -112,8 +116,10 @@ pub(crate) struct LeadState {
 enum Document {
     /// Not read yet, or no longer to be trusted.
     Unread,
-    /// As of this revision.
-    Known(Option<Box<Lead>>, Revision),
+    /// As this process stored it.
+    Stored(Stored),
+    /// As of this revision; `stored` where this process stored it.
+    Known { lead: Option<Box<Lead>>, revision: Revision, stored: Option<Bytes> },
 }
 
 /// What came of a decision.
@@ -172,9 +178,9 @@ impl Actor for LeadActor {
     async fn pre_start(
         &self,
         _myself: ActorRef<Message>,
-        LeadArguments { key, services }: LeadArguments,
+        LeadArguments { key, services, stored }: LeadArguments,
     ) -> Result<LeadState, ActorProcessingErr> {
-        Ok(LeadState { key, services, document: Document::Unread })
+        Ok(LeadState { key, services, document: stored.map_or(Document::Unread, Document::Stored) })
     }
 
     async fn handle(
@@ -187,7 +193,7 @@ impl Actor for LeadActor {
             Message::Work(work, delivery) => (work, delivery),
             Message::Order(ordered) => {
                 Box::pin(state.obey(*ordered)).await;
-                state.services.finished(&state.key);
+                state.services.finished(&state.key, state.stored());
                 return Ok(());
             }
         };
@@ -197,19 +203,17 @@ impl Actor for LeadActor {
             deliveries = delivery.deliveries
         );
         trace::continue_from(&span, delivery.trace.as_deref());
-        let done = async {
-            match work {
-                Work::Arrive(arriving) => state.arrive(*arriving, &delivery).await,
-                Work::Wake(generation) => state.wake(generation).await,
-                Work::Told(telling) => Box::pin(state.told(&telling, &delivery)).await,
-                // Rare, and large: boxed, so that each message's future does not have room for it.
-                Work::Park(reason) => Box::pin(state.park(reason, &delivery)).await,
-            }
+        // Boxed: an actor without a message needs no room for them, and there are many more such actors.
+        let done: Pin<Box<dyn Future<Output = Result<Settle, Interruption>> + Send>> = match work {
+            Work::Arrive(arriving) => Box::pin(state.arrive(*arriving, &delivery)),
+            Work::Wake(generation) => Box::pin(state.wake(generation)),
+            Work::Told(telling) => Box::pin(state.told(telling, &delivery)),
+            Work::Park(reason) => Box::pin(state.park(reason, &delivery)),
         };
         let done = done.instrument(span.clone()).await;
         span.record("lead_id", state.lead_id());
         state.settle(done, delivery).await;
-        state.services.finished(&state.key);
+        state.services.finished(&state.key, state.stored());
         Ok(())
     }
 }
@@ -247,7 +251,7 @@ impl LeadState {
         let Arriving { arrival, lead_id, sequence } = arriving;
         let id = ArrivalId::new(delivery.sequence, delivery.published, delivery.message_id.as_deref());
         let decided = loop {
-            let suppression = self.suppression_at_arrival(&arrival.address).await?;
+            let suppression = self.suppression_at_arrival(&arrival.address, &lead_id).await?;
             let arrived = || Event::Arrived {
                 arrival: arrival.clone(),
                 id: id.clone(),
@@ -268,17 +272,21 @@ impl LeadState {
     }
 
     /// Asked once the document is there: who changes the list writes that down there, too, and so overtakes us.
-    async fn suppression_at_arrival(&mut self, address: &Address) -> Result<Suppression, Interruption> {
+    async fn suppression_at_arrival(
+        &mut self,
+        address: &Address,
+        lead_id: &LeadId,
+    ) -> Result<Suppression, Interruption> {
         let services = Arc::clone(&self.services);
         let is_suppressed = self.lead().await?.is_some_and(|lead| lead.suppressed.is_some());
-        let known = services.suppressions.get(address).await?;
+        let known = services.suppressions.get(&self.key, lead_id).await?;
         // Lifted, or not seen here yet: only the bucket itself can say.
         Ok(if is_suppressed && known.is_empty() { services.suppressions.read(address).await? } else { known })
     }
 
     /// A provider, or the person, told us something.
-    async fn told(&mut self, telling: &Telling, delivery: &Delivery) -> Result<Settle, Interruption> {
-        let Telling { feedback, lead_id } = telling;
+    async fn told(&mut self, telling: Box<Telling>, delivery: &Delivery) -> Result<Settle, Interruption> {
+        let Telling { feedback, lead_id } = &*telling;
         let services = Arc::clone(&self.services);
         let of_suppression = feedback.suppression().is_some();
         // Another process may have written since we read, and what is no news then is some now.
@@ -385,7 +393,7 @@ impl LeadState {
         // 4: room for the call, and the permit. 3 comes after it, because the wait may be long: suppression is checked
         // at the last moment.
         let place = services.providers.place().await?;
-        let Some(place) = self.permit(place, &email, transactional).await? else { return Ok(()) };
+        let Some(place) = self.permit(place, transactional).await? else { return Ok(()) };
         crash_point("permitted");
         // 5: the intent, on disk before the call. A second owner loses here, before any email.
         let begin = StepEvent::Begin {
@@ -397,7 +405,7 @@ impl LeadState {
         services.metrics.scheduler_lag.record(services.clock.now().since(due.unwrap_or(attempt.started_at)));
         // 6: the call. The intent's commit may have taken long: whoever said no meanwhile is not called.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
-        if let Some(why_not) = self.says_no(&email, transactional).await {
+        if let Some(why_not) = self.says_no(transactional).await {
             let outcome = Outcome::Transient { reason: format!("not called: {why_not}") };
             return self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await;
         }
@@ -415,18 +423,13 @@ impl LeadState {
     }
 
     /// Waits for the permit. Gives the place back if the lead must not be mailed, and writes that down.
-    async fn permit(
-        &mut self,
-        place: Place,
-        email: &Email,
-        transactional: bool,
-    ) -> Result<Option<Place>, Interruption> {
+    async fn permit(&mut self, place: Place, transactional: bool) -> Result<Option<Place>, Interruption> {
         let services = Arc::clone(&self.services);
         if let Some(until) = services.limiter.paused(services.clock.now()) {
             return Err(Interruption::Later(until));
         }
         services.limiter.permit().instrument(trace_span!(target: trace::TARGET, "permit")).await?;
-        let known = services.suppressions.get(&email.to).await?;
+        let known = self.suppression().await?;
         if known.in_force(transactional).is_none() {
             return Ok(Some(place));
         }
@@ -435,10 +438,16 @@ impl LeadState {
         Ok(None)
     }
 
-    /// Why a call whose intent is on disk must not be made, if so; a suppression is written down.
-    async fn says_no(&mut self, email: &Email, transactional: bool) -> Option<String> {
+    /// What is known against the address now.
+    async fn suppression(&mut self) -> Result<Suppression, StoreError> {
         let services = Arc::clone(&self.services);
-        let known = match services.suppressions.get(&email.to).await {
+        let Some(lead_id) = self.lead().await?.map(|lead| lead.lead_id.clone()) else { return Ok(Suppression::default()) };
+        services.suppressions.get(&self.key, &lead_id).await
+    }
+
+    /// Why a call whose intent is on disk must not be made, if so; a suppression is written down.
+    async fn says_no(&mut self, transactional: bool) -> Option<String> {
+        let known = match self.suppression().await {
             Ok(known) => known,
             Err(error) => return Some(Chain(&error).to_string()),
         };
@@ -518,7 +527,7 @@ impl LeadState {
                 let Some(place) = services.providers.place_at(&attempt.provider).await else {
                     return unresolved(evidence(), false);
                 };
-                let Some(place) = self.permit(place?, &email, transactional).await? else { return Ok(None) };
+                let Some(place) = self.permit(place?, transactional).await? else { return Ok(None) };
                 // The same call with the same key: mailed once, whichever of the two came first.
                 let call_by = services.clock.now().plus(services.call_within);
                 match services.providers.send(email, call_by, place).await? {
@@ -604,7 +613,7 @@ impl LeadState {
                     let sequence =
                         services.sequences.current(name).ok_or_else(|| ControlError::NoSuchSequence(name.clone()))?;
                     let address = self.lead().await?.ok_or(ControlError::NoSuchLead)?.address.clone();
-                    let suppression = self.suppression_at_arrival(&address).await?;
+                    let suppression = self.suppression_at_arrival(&address, lead_id).await?;
                     self.operate(order, OperatorAction::Restart { sequence: &sequence, suppression }).await?
                 }
                 OrderedAction::Stop { sequence } => {
@@ -618,7 +627,7 @@ impl LeadState {
                             .ok_or_else(|| ControlError::NoSuchSequence(name.clone()))?,
                         None => services.sequences.for_source(None).ok_or(ControlError::NoDefaultSequence)?,
                     };
-                    let suppression = self.suppression_at_arrival(&arrival.address).await?;
+                    let suppression = self.suppression_at_arrival(&arrival.address, lead_id).await?;
                     let (arrival, lead_id) = (arrival.clone(), lead_id.clone());
                     let action = OperatorAction::Enroll { arrival, lead_id, sequence: &sequence, suppression };
                     self.operate(order, action).await?
@@ -662,15 +671,15 @@ impl LeadState {
         let address = self.key.address().map_err(|error| ControlError::Unreadable(error.to_string()))?;
         services.suppressions.anonymise(&address).await?;
         if let Some((entry, generation)) = &entry {
-            let Document::Known(_, expected) = self.document else { return Ok(None) };
+            let Document::Known { revision: expected, .. } = self.document else { return Ok(None) };
             let put = Put {
                 key: self.key.clone(),
                 expected,
                 document: None,
                 next_action: None,
                 generation: *generation,
-                status: "",
-                token: rand::random(),
+                status: None,
+                write: rand::random(),
             };
             let line = journal_line(lead_id, *generation, entry);
             match services.committer.commit(put, line.into_iter().collect()).await {
@@ -736,19 +745,22 @@ impl LeadState {
 
     async fn commit(&mut self, transition: Transition) -> Result<Vec<Effect>, CommitError> {
         let Transition { lead, journal, effects } = transition;
-        let Document::Known(_, expected) = self.document else { return Err(CommitError::Conflict) };
-        let document = lead.to_json().map_err(|error| {
-            tracing::error!(%error, "a document cannot be written as JSON");
-            CommitError::Unavailable
-        })?;
+        let Document::Known { revision: expected, .. } = self.document else { return Err(CommitError::Conflict) };
+        let document: Bytes = match lead.to_json() {
+            Ok(document) => document.into(),
+            Err(error) => {
+                tracing::error!(%error, "a document cannot be written as JSON");
+                return Err(CommitError::Unavailable);
+            }
+        };
         let put = Put {
             key: self.key.clone(),
             expected,
-            document: Some(document.into()),
+            document: Some(document.clone()),
             next_action: lead.next_action(),
             generation: lead.generation,
-            status: lead.status().name(),
-            token: rand::random(),
+            status: Some(lead.status()),
+            write: rand::random(),
         };
         let lines = journal.iter().filter_map(|entry| journal_line(&lead.lead_id, lead.generation, entry)).collect();
         let written = self.services.committer.commit(put, lines);
@@ -760,7 +772,7 @@ impl LeadState {
                 event = ?entry.event, reason = entry.reason, "lead changed"
             );
         }
-        self.document = Document::Known(Some(Box::new(lead)), revision);
+        self.document = Document::Known { lead: Some(Box::new(lead)), revision, stored: Some(document) };
         Ok(effects)
     }
 
@@ -790,21 +802,40 @@ impl LeadState {
 
     /// The document, read if need be.
     async fn lead(&mut self) -> Result<Option<&Lead>, StoreError> {
+        if let Document::Stored(Stored { document, revision }) = &self.document {
+            // What this process has written it can read; if not, the bucket's own has the last word.
+            self.document = Lead::from_json(document).map_or(Document::Unread, |lead| Document::Known {
+                lead: Some(Box::new(lead)),
+                revision: *revision,
+                stored: Some(document.clone()),
+            });
+        }
         if matches!(self.document, Document::Unread) {
             let (lead, revision) = self.services.store.load(&self.key).await?;
-            self.document = Document::Known(lead.map(Box::new), revision);
+            self.document = Document::Known { lead: lead.map(Box::new), revision, stored: None };
         }
         match &self.document {
-            Document::Known(lead, _) => Ok(lead.as_deref()),
-            Document::Unread => Ok(None),
+            Document::Known { lead, .. } => Ok(lead.as_deref()),
+            Document::Stored(_) | Document::Unread => Ok(None),
+        }
+    }
+
+    /// The document, where this process stored it and, as far as is known, nobody else has since.
+    fn stored(&self) -> Option<Stored> {
+        match &self.document {
+            Document::Stored(stored) => Some(stored.clone()),
+            Document::Known { revision, stored: Some(document), .. } => {
+                Some(Stored { document: document.clone(), revision: *revision })
+            }
+            Document::Known { stored: None, .. } | Document::Unread => None,
         }
     }
 
     /// For logs: the key holds the address, the id says nothing of the person.
     fn lead_id(&self) -> &str {
         match &self.document {
-            Document::Known(Some(lead), _) => lead.lead_id.as_str(),
-            Document::Known(None, _) | Document::Unread => "not read",
+            Document::Known { lead: Some(lead), .. } => lead.lead_id.as_str(),
+            Document::Known { lead: None, .. } | Document::Stored(_) | Document::Unread => "not read",
         }
     }
 

@@ -1,5 +1,6 @@
 //! The lead supervisor: brings a lead to work when there is something for it, restarts it with backoff when it fails,
 //! parks it after too many failures, and lets it go when it is idle.
+mod kept;
 mod lead;
 
 use std::collections::{HashMap, VecDeque};
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dripline_domain::{Arrival, DoubtPolicy, Feedback, LeadId, LeadKey, RetryPolicy, Sequence, SoftBouncePolicy};
+use kept::{KeptDocuments, Stored};
 use lead::{Arriving, LeadActor, LeadArguments, Ordered, Telling, Work};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
@@ -93,9 +95,9 @@ impl Services {
         }
     }
 
-    fn finished(&self, key: &LeadKey) {
+    fn finished(&self, key: &LeadKey, stored: Option<Stored>) {
         // Fails only when the supervisor is being restarted, and its leads with it.
-        let _ = self.leads.slot.cast("lead supervisor", Message::Finished(key.clone()));
+        let _ = self.leads.slot.cast("lead supervisor", Message::Finished(key.clone(), stored));
     }
 }
 
@@ -156,8 +158,8 @@ impl Leads {
 pub(crate) enum Message {
     /// Something for a lead.
     Deliver(LeadKey, lead::Message),
-    /// A lead has settled one message.
-    Finished(LeadKey),
+    /// A lead has settled one message; its document, where it has stored it and nobody else since, as far as it knows.
+    Finished(LeadKey, Option<Stored>),
     /// Look for idle leads.
     Tick,
 }
@@ -175,6 +177,7 @@ pub(crate) struct LeadsState {
     limits: LeadLimits,
     resident: HashMap<LeadKey, Resident>,
     by_actor: HashMap<ActorId, LeadKey>,
+    kept: KeptDocuments,
     /// Leads in the order they became idle, each with the number of its latest idleness: others are outdated.
     idle: VecDeque<(LeadKey, u64)>,
     failures: HashMap<LeadKey, Failures>,
@@ -184,6 +187,7 @@ struct Resident {
     actor: ActorRef<lead::Message>,
     /// Messages handed over and not settled.
     pending: usize,
+    stored: Option<Stored>,
     idle_since: Instant,
     /// Counts how often it became idle.
     idleness: u64,
@@ -219,6 +223,7 @@ impl Actor for LeadsActor {
             limits,
             resident: HashMap::new(),
             by_actor: HashMap::new(),
+            kept: KeptDocuments::new(),
             idle: VecDeque::new(),
             failures: HashMap::new(),
         })
@@ -232,7 +237,7 @@ impl Actor for LeadsActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Deliver(key, message) => state.deliver(&myself, key, message).await?,
-            Message::Finished(key) => state.finished(key),
+            Message::Finished(key, stored) => state.finished(key, stored),
             Message::Tick => state.tick(),
         }
         Ok(())
@@ -270,10 +275,14 @@ impl LeadsState {
         };
         if !self.resident.contains_key(&key) {
             self.make_room();
-            let arguments = LeadArguments { key: key.clone(), services: Arc::clone(&self.services) };
+            let arguments = LeadArguments {
+                key: key.clone(),
+                services: Arc::clone(&self.services),
+                stored: self.kept.take(&key),
+            };
             let (actor, _) = Actor::spawn_linked(None, LeadActor, arguments, myself.get_cell()).await?;
             self.by_actor.insert(actor.get_id(), key.clone());
-            let resident = Resident { actor, pending: 0, idle_since: Instant::now(), idleness: 0 };
+            let resident = Resident { actor, pending: 0, stored: None, idle_since: Instant::now(), idleness: 0 };
             self.resident.insert(key.clone(), resident);
         }
         if let Some(resident) = self.resident.get_mut(&key) {
@@ -317,13 +326,14 @@ impl LeadsState {
         Some(lead::Message::Work(work, delivery))
     }
 
-    fn finished(&mut self, key: LeadKey) {
+    fn finished(&mut self, key: LeadKey, stored: Option<Stored>) {
         if self.failures.get(&key).is_some_and(|failures| failures.count >= self.limits.failures) {
             // It did not fail this time: it is parked, and what an operator makes of it starts with a clean record.
             self.failures.remove(&key);
         }
         let Some(resident) = self.resident.get_mut(&key) else { return };
         resident.pending = resident.pending.saturating_sub(1);
+        resident.stored = stored;
         if resident.pending > 0 {
             return;
         }
@@ -355,8 +365,10 @@ impl LeadsState {
     fn make_room(&mut self) {
         while self.resident.len() >= self.limits.resident {
             let Some((key, idleness)) = self.idle.pop_front() else { return };
-            if self.is_idle_since(&key, idleness) {
-                self.let_go(&key);
+            if self.is_idle_since(&key, idleness)
+                && let Some(stored) = self.let_go(&key)
+            {
+                self.kept.keep(key, stored);
             }
         }
     }
@@ -364,6 +376,9 @@ impl LeadsState {
     fn tick(&mut self) {
         self.services.metrics.resident.set(number(self.resident.len()));
         self.failures.retain(|_, failures| failures.last.elapsed() < FORGIVEN_AFTER);
+        if let Some(long_ago) = Instant::now().checked_sub(self.limits.idle) {
+            self.kept.forget_before(long_ago);
+        }
         while let Some((key, idleness)) = self.idle.front() {
             if self.is_idle_since(key, *idleness) {
                 if self.resident.get(key).is_some_and(|resident| resident.idle_since.elapsed() < self.limits.idle) {
@@ -380,10 +395,11 @@ impl LeadsState {
         self.resident.get(key).is_some_and(|resident| resident.pending == 0 && resident.idleness == idleness)
     }
 
-    fn let_go(&mut self, key: &LeadKey) {
-        if let Some(resident) = self.resident.remove(key) {
-            self.by_actor.remove(&resident.actor.get_id());
-            resident.actor.stop(None);
-        }
+    /// Ends its actor; its document, if it is known.
+    fn let_go(&mut self, key: &LeadKey) -> Option<Stored> {
+        let resident = self.resident.remove(key)?;
+        self.by_actor.remove(&resident.actor.get_id());
+        resident.actor.stop(None);
+        resident.stored
     }
 }

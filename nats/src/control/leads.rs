@@ -6,14 +6,15 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use dripline_actors::ports::{Sequences as _, StoreError, journal_lines};
 use dripline_actors::{ControlError, Order, OrderedAction};
-use dripline_domain::{Address, Enrolment, Lead, LeadKey, Operator, RequestId, Timestamp};
+use dripline_domain::{Address, Enrolment, Lead, LeadKey, Operator, RequestId};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::{Value, json};
 
 use super::request::{History, List, Migrate, Problem};
 use super::{Desk, PAGE_TIME};
 use crate::lead_scan::messages;
-use crate::store::{KV_OPERATION, NEXT_HEADER, STATUS_HEADER};
+use crate::marks::Marks;
+use crate::store::KV_OPERATION;
 use crate::topology::LEADS_BUCKET_SUBJECT;
 
 /// Entries of a page, unless another number is asked for.
@@ -84,14 +85,11 @@ impl Desk {
         let mut scan = self.scan(after.unwrap_or_default(), sequence.is_none()).await?;
         while let Some(message) = scan.next().await {
             let Scanned { sequence: place, pending, message } = scanned(message?)?;
-            let header = |name| message.headers.as_ref().and_then(|headers| headers.get(name)).map(ToString::to_string);
-            let is_overdue = || {
-                let next = header(NEXT_HEADER).and_then(|next| next.parse().ok());
-                next.is_some_and(|next| Timestamp::from_millis(next) < now)
-            };
-            let is_wanted = header(KV_OPERATION).is_none()
-                && status.is_none_or(|status| header(STATUS_HEADER).as_deref() == Some(status.name()))
-                && (!overdue || is_overdue());
+            let headers = message.headers.as_ref();
+            let marks = Marks::read(headers);
+            let is_wanted = headers.is_none_or(|headers| headers.get(KV_OPERATION).is_none())
+                && (status.is_none() || status == marks.status)
+                && (!overdue || marks.next_action.is_some_and(|next| next < now));
             if is_wanted && let Some(lead) = self.document(&message).await? {
                 let mut row = self.row(&lead).await?;
                 if is_in(&mut row, sequence.as_deref(), step.as_deref()) {

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use clap::Args;
-use dripline_nats::topology;
+use dripline_domain::LeadStatus;
+use dripline_nats::{Marks, topology};
 use futures_util::StreamExt;
 use serde::Serialize;
 
@@ -156,10 +157,9 @@ async fn outcomes(system: &System) -> Result<(usize, usize)> {
     let (mut completed, mut in_doubt) = (0, 0);
     while let Some(document) = documents.next().await {
         let document = document?;
-        let status = document.headers.as_ref().and_then(|headers| headers.get("Dripline-Status"));
-        match status.context("a document without its status")?.as_str() {
-            "COMPLETED" => completed += 1,
-            "IN_DOUBT" => in_doubt += 1,
+        match Marks::read(document.headers.as_ref()).status.context("a document without its status")? {
+            LeadStatus::Completed => completed += 1,
+            LeadStatus::InDoubt => in_doubt += 1,
             _ => {}
         }
     }

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use clap::Args;
-use dripline_domain::{Address, LeadKey};
+use dripline_domain::{Address, LeadKey, LeadStatus};
 use dripline_esp::{Recipient, UnsubscribeLinks};
-use dripline_nats::topology;
+use dripline_nats::{Marks, topology};
 use dripline_test_support::{free_port, until};
 use futures_util::StreamExt;
 use http_body_util::Full;
@@ -186,8 +186,7 @@ async fn effects(mut changes: Ordered, count: usize) -> Result<HashMap<String, u
     let mut seen = HashMap::new();
     while seen.len() < count {
         let document = changes.next().await.context("the bucket is closed")??;
-        let status = document.headers.as_ref().and_then(|headers| headers.get("Dripline-Status"));
-        if status.is_some_and(|status| status.as_str() == "UNSUBSCRIBED") {
+        if Marks::read(document.headers.as_ref()).status == Some(LeadStatus::Unsubscribed) {
             let key = document.subject.trim_start_matches("$KV.leads.").to_owned();
             seen.entry(key).or_insert_with(now_millis);
         }

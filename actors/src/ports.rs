@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_domain::{
-    Address, Alert, Arrived, Canary, Email, Feedback, Installation, Lead, LeadId, LeadKey, LeadStatus, NoticeKind, Outcome,
-    Sequence, Statistics, Suppression, Timestamp,
+    Address, Alert, Arrived, Canary, Email, Feedback, Installation, Lead, LeadId, LeadKey, LeadStatus, NoticeKind,
+    Outcome, Sequence, Statistics, Suppression, Timestamp,
 };
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};

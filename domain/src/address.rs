@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use email_address::EmailAddress;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
@@ -18,7 +19,7 @@ const MAX_LOCAL_BYTES: usize = 64;
 /// bytes; parsing it again gives it back.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Address(String);
+pub struct Address(Arc<str>);
 
 /// Why a text is not an address we can mail. The sentences never repeat the text, so that they can be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +88,7 @@ impl Address {
         if !EmailAddress::is_valid_local_part(&local) {
             return Err(AddressError::LocalPart);
         }
-        let address = Self(format!("{local}@{}", normalise_domain(domain)?));
+        let address = Self(format!("{local}@{}", normalise_domain(domain)?).into());
         if address.0.len() > MAX_BYTES {
             return Err(AddressError::TooLong);
         }

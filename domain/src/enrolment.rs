@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -131,7 +132,7 @@ pub struct Attempt {
     /// The profile that the email was rendered with, where it has changed since: should the call be made again, it must
     /// be the very same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<Box<Profile>>,
+    pub profile: Option<Arc<Profile>>,
 }
 
 /// Why an enrolment ended before its last step.

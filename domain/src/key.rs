@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use crate::{Address, AddressError};
 
@@ -6,7 +7,7 @@ use crate::{Address, AddressError};
 /// written `=XX`. `jane.doe+x@example.com` is `jane.doe=2Bx=40example.com`: readable, reversible, and legal both
 /// as a KV key and as NATS subject tokens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeadKey(String);
+pub struct LeadKey(Arc<str>);
 
 /// A text that is not the key of any address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,13 +40,13 @@ impl LeadKey {
                 key.push(char::from(HEX[usize::from(byte & 15)]));
             }
         }
-        Self(key)
+        Self(key.into())
     }
 
     /// Reads a key as it stands in a subject or a bucket.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let key = Self::of(&decode(text)?);
-        if key.0 == text { Ok(key) } else { Err(KeyError::NotCanonical) }
+        if &*key.0 == text { Ok(key) } else { Err(KeyError::NotCanonical) }
     }
 
     /// The address it is the key of.

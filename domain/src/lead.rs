@@ -27,7 +27,7 @@ pub struct Lead {
     /// Whom to mail.
     pub address: Address,
     /// What the sources told.
-    pub profile: Profile,
+    pub profile: Arc<Profile>,
     /// Why this address must not be mailed, if it must not: the strongest that the bucket `suppressions` held when this
     /// lead last looked.
     pub suppressed: Option<Suppressed>,
@@ -49,7 +49,7 @@ pub struct Lead {
     pub enrolments: Vec<Enrolment>,
     /// The newest entries, oldest first; at most [`HISTORY_LIMIT`].
     ///
-    /// Shared with the lead's earlier states: a decision copies the lead, and most of it is history.
+    /// Shared with the lead's earlier states, as the profile is: a decision copies the lead.
     pub history: Vec<Arc<Entry>>,
 }
 
@@ -101,7 +101,7 @@ impl SoftBounce {
 /// A lead's opaque id: `ld_` and 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct LeadId(String);
+pub struct LeadId(Arc<str>);
 
 impl LeadId {
     /// The id.
@@ -123,7 +123,7 @@ impl LeadIdKey {
 
     /// The id of this address: HMAC-SHA-256 (RFC 2104), cut to 128 bits.
     pub fn lead_id(&self, address: &Address) -> LeadId {
-        LeadId(format!("ld_{}", hex(&self.mac(address.as_str())[..16])))
+        LeadId(format!("ld_{}", hex(&self.mac(address.as_str())[..16])).into())
     }
 
     /// Another secret of this installation, for this purpose alone: HMAC-SHA-256. A purpose is no address.
@@ -161,14 +161,14 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// redelivery has the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ArrivalId(String);
+pub struct ArrivalId(Arc<str>);
 
 impl ArrivalId {
     /// From a message's stream sequence and the time its stream took it. The time tells a stream from one that was
     /// made anew and counts from 1 again. `sent_as` is what its sender says makes two messages one.
     pub fn new(sequence: u64, published: Timestamp, sent_as: Option<&str>) -> Self {
         let place = format!("{sequence}@{}", published.as_millis());
-        Self(sent_as.map_or_else(|| place.clone(), |name| format!("{place}#{name}")))
+        Self(sent_as.map_or_else(|| place.as_str().into(), |name| format!("{place}#{name}").into()))
     }
 
     /// Whether both are one arrival: the same message, or two that their sender gave one name shortly after each other.
@@ -525,12 +525,12 @@ impl<'de> Deserialize<'de> for Lead {
         Ok(Self {
             lead_id: document.lead_id.into_owned(),
             address: document.email.into_owned(),
-            profile: Profile {
+            profile: Arc::new(Profile {
                 first_name: document.first_name.map(Cow::into_owned),
                 last_name: document.last_name.map(Cow::into_owned),
                 phone: document.phone.map(Cow::into_owned),
                 attributes: document.attributes.into_owned(),
-            },
+            }),
             // Documents of earlier versions name no cause.
             suppressed: document.suppressed.map(|reason| Suppressed {
                 cause: document.suppression_cause.unwrap_or(SuppressionCause::Manual),

@@ -454,7 +454,7 @@ fn new_lead(arrival: &Arrival, lead_id: LeadId, now: Timestamp) -> Lead {
     Lead {
         lead_id,
         address: arrival.address.clone(),
-        profile: arrival.profile.clone(),
+        profile: Arc::new(arrival.profile.clone()),
         suppressed: None,
         told: Suppression::default(),
         soft_bounces: Vec::new(),
@@ -805,12 +805,12 @@ impl<'a> Change<'a> {
     /// Takes over what a later arrival told. An open attempt keeps the profile its email was rendered with: should the
     /// call be made again, it must be the very same.
     fn merge(&mut self, newer: Profile) -> bool {
-        let before = self.lead.profile.clone();
-        let changed = self.lead.profile.merge(newer);
+        let before = Arc::clone(&self.lead.profile);
+        let changed = Arc::make_mut(&mut self.lead.profile).merge(newer);
         if changed {
             for enrolment in &mut self.lead.enrolments {
                 if let State::Sending { attempt, .. } | State::InDoubt { attempt, .. } = &mut enrolment.state {
-                    attempt.profile.get_or_insert_with(|| Box::new(before.clone()));
+                    attempt.profile.get_or_insert_with(|| Arc::clone(&before));
                 }
             }
         }

@@ -41,7 +41,7 @@ fn lead(first_name: Option<&str>, attributes: Value) -> Lead {
     Lead {
         lead_id: serde_json::from_value(json!("ld_0123456789abcdef0123456789abcdef")).unwrap(),
         address,
-        profile: Profile { first_name: first_name.map(str::to_owned), attributes, ..Profile::default() },
+        profile: Arc::new(Profile { first_name: first_name.map(str::to_owned), attributes, ..Profile::default() }),
         suppressed: None,
         told: dripline_domain::Suppression::default(),
         soft_bounces: Vec::new(),

@@ -441,7 +441,9 @@ impl LeadState {
     /// What is known against the address now.
     async fn suppression(&mut self) -> Result<Suppression, StoreError> {
         let services = Arc::clone(&self.services);
-        let Some(lead_id) = self.lead().await?.map(|lead| lead.lead_id.clone()) else { return Ok(Suppression::default()) };
+        let Some(lead_id) = self.lead().await?.map(|lead| lead.lead_id.clone()) else {
+            return Ok(Suppression::default());
+        };
         services.suppressions.get(&self.key, &lead_id).await
     }
 
@@ -491,7 +493,7 @@ impl LeadState {
         Ok(match &attempt.profile {
             None => compose(&services, &sequence, lead, enrolment),
             Some(profile) => {
-                let then = Lead { profile: (**profile).clone(), ..lead.clone() };
+                let then = Lead { profile: Arc::clone(profile), ..lead.clone() };
                 compose(&services, &sequence, &then, enrolment)
             }
         })

@@ -275,11 +275,8 @@ impl LeadsState {
         };
         if !self.resident.contains_key(&key) {
             self.make_room();
-            let arguments = LeadArguments {
-                key: key.clone(),
-                services: Arc::clone(&self.services),
-                stored: self.kept.take(&key),
-            };
+            let arguments =
+                LeadArguments { key: key.clone(), services: Arc::clone(&self.services), stored: self.kept.take(&key) };
             let (actor, _) = Actor::spawn_linked(None, LeadActor, arguments, myself.get_cell()).await?;
             self.by_actor.insert(actor.get_id(), key.clone());
             let resident = Resident { actor, pending: 0, stored: None, idle_since: Instant::now(), idleness: 0 };

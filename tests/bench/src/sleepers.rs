@@ -110,8 +110,8 @@ impl Filler {
             document: Some(lead.to_json()?.into()),
             next_action: lead.next_action(),
             generation: lead.generation,
-            status: lead.status().name(),
-            token: rand::random(),
+            status: Some(lead.status()),
+            write: rand::random(),
         })
     }
 }

@@ -194,6 +194,9 @@ pub enum Refusal {
 
 /// Names one step of one enrolment of one lead: the same on every attempt, in every process.
 /// SHA-256 over the parts, cut to 128 bits, in hexadecimal.
+///
+/// The time it began is one of them: a lead that was erased or deleted and comes again counts its enrolments anew, and its
+/// first email is another than that of its earlier life, which a provider may still know.
 pub fn send_key(lead: &LeadId, enrolment: &Enrolment, step: &str) -> String {
     let mut hash = Sha256::new();
     for part in [lead.as_str(), &enrolment.sequence.name, step] {
@@ -203,6 +206,7 @@ pub fn send_key(lead: &LeadId, enrolment: &Enrolment, step: &str) -> String {
     }
     hash.update(enrolment.sequence.version.to_be_bytes());
     hash.update(enrolment.number.to_be_bytes());
+    hash.update(enrolment.began.as_millis().to_be_bytes());
     hex(&hash.finalize()[..16])
 }
 

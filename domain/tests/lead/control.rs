@@ -311,21 +311,36 @@ fn what_was_parked_after_failures_is_tried_anew_and_not_where_the_email_is_known
     assert!(matches!(&decided.effects[..], [Effect::Send(attempt)] if attempt.number == 2), "{decided:?}");
 }
 
+fn key_of(decided: &Transition) -> String {
+    match &decided.effects[..] {
+        [Effect::Send(attempt)] => attempt.send_key.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_lead_that_was_erased_and_comes_again_has_send_keys_of_its_own() {
+    let mut world = World::enrolled(Reentry::Ignore);
+    let first = key_of(&world.begin().unwrap());
+    world.lead = None;
+    world.now = START.plus(Duration::from_secs(1));
+    world.arrive().unwrap();
+    let decided = world.begin().unwrap();
+    assert_eq!(decided.lead.enrolments[0].number, 1);
+    assert_ne!(key_of(&decided), first);
+}
+
 #[test]
 fn a_move_goes_on_under_send_keys_of_its_own() {
     let mut world = World::enrolled(Reentry::Ignore);
-    let key = |decided: &Transition| match &decided.effects[..] {
-        [Effect::Send(attempt)] => attempt.send_key.clone(),
-        other => panic!("{other:?}"),
-    };
-    let first = key(&world.begin().unwrap());
+    let first = key_of(&world.begin().unwrap());
     world.answer(accepted()).unwrap();
     let to = sequence(Reentry::Ignore);
     let decided = operate(&mut world, OperatorAction::Move { to: &to, step: "welcome", at: None }).unwrap();
     let lead = &decided.lead;
     assert!(matches!(&lead.enrolments[0].state, State::Stopped { reason: StopReason::Moved, before: None }));
     assert_eq!((lead.enrolments[1].step, lead.enrolments[1].number, lead.enrolments[1].began), (0, 2, START));
-    assert_ne!(key(&world.begin().unwrap()), first);
+    assert_ne!(key_of(&world.begin().unwrap()), first);
 
     // At a time of one's own, not in the past; and to a step that there is.
     let mut world = World::enrolled(Reentry::Ignore);

@@ -389,11 +389,11 @@ impl LeadState {
             Ok(email) => email,
             Err(reason) => return self.decide_step(id, &StepEvent::Fail(reason)).await.map(drop),
         };
-        let transactional = enrolment.transactional;
+        let (lead_id, transactional) = (lead.lead_id.clone(), enrolment.transactional);
         // 4: room for the call, and the permit. 3 comes after it, because the wait may be long: suppression is checked
         // at the last moment.
         let place = services.providers.place().await?;
-        let Some(place) = self.permit(place, transactional).await? else { return Ok(()) };
+        let Some(place) = self.permit(place, &lead_id, transactional).await? else { return Ok(()) };
         crash_point("permitted");
         // 5: the intent, on disk before the call. A second owner loses here, before any email.
         let begin = StepEvent::Begin {
@@ -405,7 +405,7 @@ impl LeadState {
         services.metrics.scheduler_lag.record(services.clock.now().since(due.unwrap_or(attempt.started_at)));
         // 6: the call. The intent's commit may have taken long: whoever said no meanwhile is not called.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
-        if let Some(why_not) = self.says_no(transactional).await {
+        if let Some(why_not) = self.says_no(&lead_id, transactional).await {
             let outcome = Outcome::Transient { reason: format!("not called: {why_not}") };
             return self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await;
         }
@@ -423,13 +423,18 @@ impl LeadState {
     }
 
     /// Waits for the permit. Gives the place back if the lead must not be mailed, and writes that down.
-    async fn permit(&mut self, place: Place, transactional: bool) -> Result<Option<Place>, Interruption> {
+    async fn permit(
+        &mut self,
+        place: Place,
+        lead_id: &LeadId,
+        transactional: bool,
+    ) -> Result<Option<Place>, Interruption> {
         let services = Arc::clone(&self.services);
         if let Some(until) = services.limiter.paused(services.clock.now()) {
             return Err(Interruption::Later(until));
         }
         services.limiter.permit().instrument(trace_span!(target: trace::TARGET, "permit")).await?;
-        let known = self.suppression().await?;
+        let known = services.suppressions.get(&self.key, lead_id).await?;
         if known.in_force(transactional).is_none() {
             return Ok(Some(place));
         }
@@ -438,18 +443,10 @@ impl LeadState {
         Ok(None)
     }
 
-    /// What is known against the address now.
-    async fn suppression(&mut self) -> Result<Suppression, StoreError> {
-        let services = Arc::clone(&self.services);
-        let Some(lead_id) = self.lead().await?.map(|lead| lead.lead_id.clone()) else {
-            return Ok(Suppression::default());
-        };
-        services.suppressions.get(&self.key, &lead_id).await
-    }
-
     /// Why a call whose intent is on disk must not be made, if so; a suppression is written down.
-    async fn says_no(&mut self, transactional: bool) -> Option<String> {
-        let known = match self.suppression().await {
+    async fn says_no(&mut self, lead_id: &LeadId, transactional: bool) -> Option<String> {
+        let services = Arc::clone(&self.services);
+        let known = match services.suppressions.get(&self.key, lead_id).await {
             Ok(known) => known,
             Err(error) => return Some(Chain(&error).to_string()),
         };
@@ -467,9 +464,9 @@ impl LeadState {
         let Some(lead) = self.lead().await? else { return Ok(()) };
         let Some(enrolment) = lead.enrolment(id) else { return Ok(()) };
         let State::InDoubt { attempt, .. } = &enrolment.state else { return Ok(()) };
-        let (attempt, transactional) = (attempt.clone(), enrolment.transactional);
+        let (attempt, lead_id, transactional) = (attempt.clone(), lead.lead_id.clone(), enrolment.transactional);
         let found_out = match self.email_of(id, &attempt).await? {
-            Ok(email) => self.ask(&attempt, email, transactional).await?,
+            Ok(email) => self.ask(&attempt, email, &lead_id, transactional).await?,
             Err(reason) => {
                 let reason = format!("it cannot be rendered again: {reason}");
                 Some(StepEvent::Unresolved { reason, ask_again: false })
@@ -504,6 +501,7 @@ impl LeadState {
         &mut self,
         attempt: &Attempt,
         email: Email,
+        lead_id: &LeadId,
         transactional: bool,
     ) -> Result<Option<StepEvent>, Interruption> {
         let services = Arc::clone(&self.services);
@@ -529,7 +527,7 @@ impl LeadState {
                 let Some(place) = services.providers.place_at(&attempt.provider).await else {
                     return unresolved(evidence(), false);
                 };
-                let Some(place) = self.permit(place?, transactional).await? else { return Ok(None) };
+                let Some(place) = self.permit(place?, lead_id, transactional).await? else { return Ok(None) };
                 // The same call with the same key: mailed once, whichever of the two came first.
                 let call_by = services.clock.now().plus(services.call_within);
                 match services.providers.send(email, call_by, place).await? {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dripline_domain::{
     Address, Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Feedback, Lead,
-    LeadId, LeadKey, Operator, OperatorAction, Outcome, Refusal, Sequence, SequenceRef, State, StepEvent, Suppression,
-    Timestamp, Transition, erase, send_key, transition,
+    LeadId, LeadKey, Outcome, Refusal, Sequence, SequenceRef, State, StepEvent, Suppression, Timestamp, Transition,
+    send_key, transition,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Serialize;
@@ -22,14 +22,15 @@ use super::Services;
 use super::kept::Stored;
 use crate::Chain;
 use crate::committer::CommitError;
-use crate::control::{ControlError, Obeyed, Order, OrderedAction};
+use crate::control::{ControlError, Obeyed, Order};
 use crate::crash_point::crash_point;
-use crate::ports::{
-    AfterLostAnswer, Controlled, Delivery, LookUp, Put, Rejection, Revision, Settle, StoreError, TimerError,
-};
+use crate::ports::{Controlled, Delivery, Put, Rejection, Revision, Settle, StoreError, TimerError};
 use crate::provider::{NoPlace, Place};
 use crate::slot::NotRunning;
 use crate::trace;
+
+mod doubt;
+mod orders;
 
 /// When something the process needs is away, its message comes again so much later.
 const AWAY: Duration = Duration::from_secs(2);
@@ -154,18 +155,6 @@ impl From<NoPlace> for Interruption {
         match error {
             NoPlace::Stopped(until) => Self::Later(until),
             NoPlace::NotRunning(error) => Self::NotRunning(error),
-        }
-    }
-}
-
-impl From<Interruption> for ControlError {
-    fn from(interruption: Interruption) -> Self {
-        match interruption {
-            Interruption::Store(error) => error.into(),
-            error @ (Interruption::Commit(_)
-            | Interruption::Timer(_)
-            | Interruption::NotRunning(_)
-            | Interruption::Later(_)) => Self::Unavailable(Chain(&error).to_string()),
         }
     }
 }
@@ -459,96 +448,6 @@ impl LeadState {
         Some(reason)
     }
 
-    /// An attempt whose answer was lost: finds out what became of it, as far as the provider can tell.
-    async fn resolve(&mut self, id: &EnrolmentId) -> Result<(), Interruption> {
-        let Some(lead) = self.lead().await? else { return Ok(()) };
-        let Some(enrolment) = lead.enrolment(id) else { return Ok(()) };
-        let State::InDoubt { attempt, .. } = &enrolment.state else { return Ok(()) };
-        let (attempt, lead_id, transactional) = (attempt.clone(), lead.lead_id.clone(), enrolment.transactional);
-        let found_out = match self.email_of(id, &attempt).await? {
-            Ok(email) => self.ask(&attempt, email, &lead_id, transactional).await?,
-            Err(reason) => {
-                let reason = format!("it cannot be rendered again: {reason}");
-                Some(StepEvent::Unresolved { reason, ask_again: false })
-            }
-        };
-        match found_out {
-            Some(event) => self.record(id, &event).await,
-            // Suppressed meanwhile, and that is written down.
-            None => Ok(()),
-        }
-    }
-
-    /// The email of an attempt, rendered from what it was rendered from then.
-    async fn email_of(&mut self, id: &EnrolmentId, attempt: &Attempt) -> Result<Result<Email, String>, Interruption> {
-        let services = Arc::clone(&self.services);
-        let Some(lead) = self.lead().await? else { return Ok(Err("the lead is gone".to_owned())) };
-        let Some(enrolment) = lead.enrolment(id) else { return Ok(Err("the enrolment is gone".to_owned())) };
-        let Some(sequence) = services.sequence_of(enrolment).await? else {
-            return Ok(Err("its sequence is gone".to_owned()));
-        };
-        Ok(match &attempt.profile {
-            None => compose(&services, &sequence, lead, enrolment),
-            Some(profile) => {
-                let then = Lead { profile: Arc::clone(profile), ..lead.clone() };
-                compose(&services, &sequence, &then, enrolment)
-            }
-        })
-    }
-
-    /// Asks the provider of an attempt in doubt; none when the lead must not be mailed any more.
-    async fn ask(
-        &mut self,
-        attempt: &Attempt,
-        email: Email,
-        lead_id: &LeadId,
-        transactional: bool,
-    ) -> Result<Option<StepEvent>, Interruption> {
-        let services = Arc::clone(&self.services);
-        let now = services.clock.now();
-        let unresolved = |reason: String, ask_again| Ok(Some(StepEvent::Unresolved { reason, ask_again }));
-        let answered = |outcome| {
-            let (send_key, attempt) = (attempt.send_key.clone(), attempt.number);
-            Ok(Some(StepEvent::Answered { send_key, attempt, outcome }))
-        };
-        let evidence = || format!("only a webhook of {} can tell", attempt.provider);
-        let Some(able) = services.providers.after_lost_answer(&attempt.provider) else {
-            return unresolved(format!("{} is no longer configured", attempt.provider), false);
-        };
-        match able {
-            AfterLostAnswer::Evidence => unresolved(evidence(), false),
-            AfterLostAnswer::Idempotent { within } if now >= attempt.started_at.plus(within) => {
-                unresolved(format!("{} has forgotten the key by now", attempt.provider), false)
-            }
-            AfterLostAnswer::Idempotent { .. } if self.lead().await?.is_some_and(|lead| lead.paused.is_some()) => {
-                unresolved("asking is sending once more, and the lead is paused".to_owned(), true)
-            }
-            AfterLostAnswer::Idempotent { .. } => {
-                let Some(place) = services.providers.place_at(&attempt.provider).await else {
-                    return unresolved(evidence(), false);
-                };
-                let Some(place) = self.permit(place?, lead_id, transactional).await? else { return Ok(None) };
-                // The same call with the same key: mailed once, whichever of the two came first.
-                let call_by = services.clock.now().plus(services.call_within);
-                match services.providers.send(email, call_by, place).await? {
-                    outcome @ (Outcome::Accepted { .. } | Outcome::Refused { .. }) => answered(outcome),
-                    outcome => unresolved(format!("asked again, it said: {}", outcome.name()), true),
-                }
-            }
-            AfterLostAnswer::LookUp { settled_after } => {
-                let Some(place) = services.providers.place_at(&attempt.provider).await else {
-                    return unresolved(evidence(), false);
-                };
-                match services.providers.look_up(&place?, &email, attempt.started_at).await {
-                    LookUp::Found { message_id } => answered(Outcome::Accepted { message_id }),
-                    LookUp::NotFound if now >= attempt.lost_at.plus(settled_after) => Ok(Some(StepEvent::NotSent)),
-                    LookUp::NotFound => unresolved(format!("{} does not show it yet", attempt.provider), true),
-                    LookUp::Unclear { reason } => unresolved(reason, true),
-                }
-            }
-        }
-    }
-
     /// Writes down an answer. It is all we have, so an absence of the store is waited out for a while.
     async fn record(&mut self, id: &EnrolmentId, answered: &StepEvent) -> Result<(), Interruption> {
         for _ in 0..RECORD_TRIES {
@@ -575,122 +474,6 @@ impl LeadState {
             self.decide_step(&enrolment, &StepEvent::Fail(reason.clone())).await?;
         }
         Ok(services.reject(Rejection::of("failed_repeatedly", reason, delivery)).await)
-    }
-
-    /// An operator orders something. Decided anew on whatever another process has written meanwhile.
-    async fn obey(&mut self, Ordered { order, lead_id, reply }: Ordered) {
-        if reply.is_closed() {
-            return;
-        }
-        let obeyed = self.carry_out(&lead_id, &order).await;
-        if let Err(error @ ControlError::Unavailable(_)) = &obeyed {
-            tracing::warn!(lead_id = self.lead_id(), %error, "an order was not carried out");
-            self.document = Document::Unread;
-        }
-        // Whoever asked may have gone; what was done is on disk.
-        let _ = reply.send(obeyed);
-    }
-
-    async fn carry_out(&mut self, lead_id: &LeadId, order: &Order) -> Result<Obeyed, ControlError> {
-        let services = Arc::clone(&self.services);
-        loop {
-            // Another process may have written since we read, and a refusal must be of what is.
-            self.document = Document::Unread;
-            let decided = match &order.action {
-                OrderedAction::Pause => self.operate(order, OperatorAction::Pause).await?,
-                OrderedAction::Resume => self.operate(order, OperatorAction::Resume).await?,
-                OrderedAction::Move { sequence, step, version, at } => {
-                    let on = self.lead().await?.and_then(|lead| lead.newest_enrolment(sequence));
-                    let version = version.or(on.map(|enrolment| enrolment.sequence.version));
-                    let to = services.version(sequence, version.ok_or(Refusal::NotInSequence)?).await?;
-                    self.operate(order, OperatorAction::Move { to: &to, step, at: *at }).await?
-                }
-                OrderedAction::Migrate { sequence, from, to } => {
-                    let (from, to) = (services.version(sequence, *from).await?, services.version(sequence, *to).await?);
-                    self.operate(order, OperatorAction::Migrate { from: &from, to: &to }).await?
-                }
-                OrderedAction::Restart { sequence: name } => {
-                    let sequence =
-                        services.sequences.current(name).ok_or_else(|| ControlError::NoSuchSequence(name.clone()))?;
-                    let address = self.lead().await?.ok_or(ControlError::NoSuchLead)?.address.clone();
-                    let suppression = self.suppression_at_arrival(&address, lead_id).await?;
-                    self.operate(order, OperatorAction::Restart { sequence: &sequence, suppression }).await?
-                }
-                OrderedAction::Stop { sequence } => {
-                    self.operate(order, OperatorAction::Stop { sequence: sequence.as_deref() }).await?
-                }
-                OrderedAction::Enroll { arrival } => {
-                    let sequence = match &arrival.sequence {
-                        Some(name) => services
-                            .sequences
-                            .current(name)
-                            .ok_or_else(|| ControlError::NoSuchSequence(name.clone()))?,
-                        None => services.sequences.for_source(None).ok_or(ControlError::NoDefaultSequence)?,
-                    };
-                    let suppression = self.suppression_at_arrival(&arrival.address, lead_id).await?;
-                    let (arrival, lead_id) = (arrival.clone(), lead_id.clone());
-                    let action = OperatorAction::Enroll { arrival, lead_id, sequence: &sequence, suppression };
-                    self.operate(order, action).await?
-                }
-                OrderedAction::Resolve { sequence, sent } => {
-                    let lead = self.lead().await?.ok_or(ControlError::NoSuchLead)?;
-                    let version = lead.in_doubt(sequence).map(|enrolment| enrolment.sequence.version);
-                    let sequence = services.version(sequence, version.ok_or(Refusal::NoSuchAttempt)?).await?;
-                    self.operate(order, OperatorAction::Resolve { sequence: &sequence, sent: *sent }).await?
-                }
-                OrderedAction::Erase => match self.erase(lead_id, &order.operator).await? {
-                    Some(erased) => return Ok(Obeyed::Erased { lead_id: lead_id.clone(), erased }),
-                    None => Decided::Overtaken,
-                },
-            };
-            match decided {
-                Decided::Overtaken => continue,
-                // Asked again: the crash may have come between the document and its timer.
-                Decided::Nothing => self.set_timer_again().await?,
-                Decided::Written | Decided::Send(_) => {}
-            }
-            let lead = self.lead().await?.ok_or(ControlError::NoSuchLead)?;
-            return Ok(Obeyed::Lead(Box::new(lead.clone())));
-        }
-    }
-
-    async fn operate(&mut self, order: &Order, action: OperatorAction<'_>) -> Result<Decided, ControlError> {
-        let Order { operator, request, .. } = order;
-        Ok(self.decide(Event::Operator { action, operator, request }).await??)
-    }
-
-    /// Erases the lead; whether there was a document, and none where another process has written to it meanwhile. What is
-    /// known against the address comes first: should we not get further, a repeat does the rest.
-    async fn erase(&mut self, lead_id: &LeadId, operator: &Operator) -> Result<Option<bool>, ControlError> {
-        let services = Arc::clone(&self.services);
-        let context = services.context();
-        let entry = match self.lead().await? {
-            Some(lead) => Some((erase(lead, operator, &context)?, lead.generation)),
-            None => None,
-        };
-        let address = self.key.address().map_err(|error| ControlError::Unreadable(error.to_string()))?;
-        services.suppressions.anonymise(&address).await?;
-        if let Some((entry, generation)) = &entry {
-            let Document::Known { revision: expected, .. } = self.document else { return Ok(None) };
-            let put = Put {
-                key: self.key.clone(),
-                expected,
-                document: None,
-                next_action: None,
-                generation: *generation,
-                status: None,
-                write: rand::random(),
-            };
-            let line = journal_line(lead_id, *generation, entry);
-            match services.committer.commit(put, line.into_iter().collect()).await {
-                Ok(_) => tracing::info!(%lead_id, "lead erased"),
-                Err(CommitError::Conflict) => return Ok(None),
-                Err(error) => return Err(Interruption::from(error).into()),
-            }
-            self.document = Document::Unread;
-        }
-        services.timers.clear(&self.key).await.map_err(Interruption::from)?;
-        Ok(Some(entry.is_some()))
     }
 
     /// Never decided again on a document that another process has changed: the event was meant for what we saw.
@@ -895,12 +678,6 @@ impl Services {
 
     fn context(&self) -> Context {
         Context { now: self.clock.now(), random: rand::random(), retry: self.retry, doubt: self.doubt }
-    }
-
-    /// A version that an operator names.
-    async fn version(&self, sequence: &str, version: u32) -> Result<Arc<Sequence>, ControlError> {
-        let found = self.sequences.version(sequence, version).await?;
-        found.ok_or_else(|| ControlError::NoSuchVersion { sequence: sequence.to_owned(), version })
     }
 
     async fn sequence_of(&self, enrolment: &Enrolment) -> Result<Option<Arc<Sequence>>, StoreError> {

@@ -137,6 +137,7 @@ impl Engine {
     pub async fn start(ports: Ports, settings: Settings) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new());
         let (stopping, stopped) = watch::channel(false);
+        let (is_first, first) = watch::channel(true);
         let (committer, limiter, leads) = (Committer::new(), RateLimiter::new(&metrics), Leads::new());
         let providers = Providers::new(
             &ports.esps,
@@ -203,6 +204,7 @@ impl Engine {
                     limiter,
                     clock: Arc::clone(&ports.clock),
                     metrics: Arc::clone(&metrics),
+                    is_first,
                 };
                 move || (PresenceActor, arguments.clone())
             }),
@@ -260,6 +262,7 @@ impl Engine {
                     clock: Arc::clone(&ports.clock),
                     metrics: Arc::clone(&metrics),
                     every,
+                    is_first: first.clone(),
                     stopping: stopped.clone(),
                 };
                 (SweeperActor, arguments)

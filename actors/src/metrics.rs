@@ -112,9 +112,14 @@ const REJECTED: Metric =
     Metric::counter("dripline_rejected_total", "Messages that this process moved to REJECTED, by code.");
 const TIMERS_MENDED: Metric =
     Metric::counter("dripline_timers_mended_total", "Timers that the sweeper found missing and set again.");
-const SWEPT: Metric =
-    Metric::gauge("dripline_last_sweep_timestamp_seconds", "When the sweeper last read every lead, in Unix time.");
-const LEADS: Metric = Metric::gauge("dripline_leads", "Leads by status, as this process's sweeper last counted them.");
+const SWEPT: Metric = Metric::gauge(
+    "dripline_last_sweep_timestamp_seconds",
+    "When the sweeper last came to the last lead, in Unix time.",
+);
+const LEADS: Metric = Metric::gauge(
+    "dripline_leads",
+    "Leads by status, as this process's sweeper last counted them; NaN where another engine's does.",
+);
 const ENGINES: Metric = Metric::gauge("dripline_engines", "Engines that are alive, as this process sees them.");
 
 /// Everything that the engine measures.
@@ -202,6 +207,13 @@ impl Metrics {
         for (name, gauge) in &self.leads.0 {
             let count = leads.iter().find(|(status, _)| status.name() == *name).map_or(0, |(_, count)| *count);
             gauge.set(number(count));
+        }
+    }
+
+    /// This process does not know how many leads have each status: `max` over all of them passes it over.
+    pub(crate) fn not_counted(&self) {
+        for gauge in self.leads.0.values() {
+            gauge.set(f64::NAN);
         }
     }
 }

@@ -331,8 +331,9 @@ impl Rejection {
 /// What stands in the buckets and the timers, for the sweeper; read from headers and subjects alone.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
-    /// Every lead.
-    async fn scan(&self) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError>;
+    /// Every lead whose newest document has a later revision than this one, in the order of revisions; 0 for every lead.
+    /// No more than there are now: one that changes while this is read comes at its new revision, or not.
+    async fn scan(&self, after: Revision) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError>;
     /// Resolves when the connection to the server was lost and came back.
     async fn reconnected(&self);
 }
@@ -342,13 +343,15 @@ pub trait Ledger: Send + Sync + 'static {
 pub struct Scanned {
     /// Whose.
     pub key: LeadKey,
+    /// Of its document.
+    pub revision: Revision,
     /// Its next time; none when it waits for nothing.
     pub next_action: Option<Timestamp>,
     /// Its generation, for the timer.
     pub generation: u64,
     /// Where it is; none where another client wrote the document.
     pub status: Option<LeadStatus>,
-    /// Whether it has a timer, pending, or fired and in the queue.
+    /// Whether it had a timer when the scan began, pending, or fired and in the queue.
     pub has_timer: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Which engine processes are alive, and so what part of the configured rate is ours.
+//! Which engine processes are alive, and so what part of the configured rate is ours, and who does what one is enough for.
 //!
 //! Each process announces itself every second. The parts never add up to more than the whole: a newcomer waits until
 //! the others have seen it and made room; the others make use of a leaver's part only when it has surely stopped; and a
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::Chain;
@@ -61,6 +62,12 @@ impl Members {
         let count = f64::from(u32::try_from(self.others.len() + 1).unwrap_or(u32::MAX));
         (self.is_heard(now) && settled).then(|| 1.0 / count)
     }
+
+    /// Whether this process does what one is enough for: of those that are alive, its name sorts first. While it does not
+    /// know them it does so too: twice is harmless, and never is not.
+    fn is_first(&mut self, owner: &str, now: Instant) -> bool {
+        self.share(now).is_none() || self.others.keys().all(|other| owner < other.as_str())
+    }
 }
 
 pub(crate) enum Message {
@@ -85,6 +92,8 @@ pub(crate) struct PresenceArguments {
     pub(crate) limiter: RateLimiter,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Whether this process does what one is enough for; true as long as nobody knows better.
+    pub(crate) is_first: watch::Sender<bool>,
 }
 
 pub(crate) struct PresenceState {
@@ -103,7 +112,7 @@ impl Actor for PresenceActor {
         myself: ActorRef<Message>,
         arguments: PresenceArguments,
     ) -> Result<PresenceState, ActorProcessingErr> {
-        let watching = tokio::spawn(watch(arguments.clone(), myself.clone()));
+        let watching = tokio::spawn(follow(arguments.clone(), myself.clone()));
         myself.cast(Message::Beat)?;
         myself.send_interval(BEAT, || Message::Beat);
         myself.send_interval(TICK, || Message::Tick);
@@ -116,7 +125,7 @@ impl Actor for PresenceActor {
         message: Message,
         PresenceState { arguments, members, .. }: &mut PresenceState,
     ) -> Result<(), ActorProcessingErr> {
-        let PresenceArguments { owner, presence, limiter, clock, metrics } = arguments;
+        let PresenceArguments { owner, presence, limiter, clock, metrics, is_first } = arguments;
         match message {
             Message::Beat => {
                 let beat = Beat { owner: owner.clone(), paused_until: limiter.paused(clock.now()) };
@@ -147,6 +156,7 @@ impl Actor for PresenceActor {
             Message::Tick => {}
         }
         limiter.share(members.share(Instant::now()));
+        is_first.send_replace(members.is_first(owner, Instant::now()));
         metrics.engines.set(number(members.others.len() + 1));
         Ok(())
     }
@@ -162,7 +172,7 @@ impl Actor for PresenceActor {
 }
 
 /// Tells the actor of every announcement, as long as it lives.
-async fn watch(arguments: PresenceArguments, actor: ActorRef<Message>) {
+async fn follow(arguments: PresenceArguments, actor: ActorRef<Message>) {
     loop {
         match arguments.presence.watch().await {
             Ok(mut beats) => {
@@ -219,6 +229,25 @@ mod tests {
         members.others.insert("d".to_owned(), at(start, 6.0));
         assert_eq!(members.share(at(start, 9.1)), Some(0.25));
         assert_eq!(members.share(at(start, 11.1)), Some(1.0 / 3.0), "d is gone");
+    }
+
+    #[test]
+    fn the_first_by_name_does_what_one_is_enough_for_until_it_is_gone() {
+        let start = Instant::now();
+        let mut members = Members::default();
+        assert!(members.is_first("b", start), "the others are not known yet");
+        for second in 0..10 {
+            members.announced(at(start, second.into()), at(start, second.into()));
+        }
+        members.others.insert("c".to_owned(), at(start, 9.0));
+        assert!(members.is_first("b", at(start, 9.0)));
+        members.others.insert("a".to_owned(), at(start, 9.0));
+        assert!(!members.is_first("b", at(start, 9.0)));
+        members.announced(at(start, 13.0), at(start, 13.0));
+        members.announced(at(start, 15.0), at(start, 15.0));
+        assert!(members.is_first("b", at(start, 15.0)), "the other has been silent for too long");
+        members.others.insert("a".to_owned(), at(start, 19.0));
+        assert!(members.is_first("b", at(start, 19.0)), "it cannot announce itself: nobody knows who is alive");
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl LeadScan {
     /// # Errors
     /// The server is away.
     pub async fn start(bucket: &Stream<()>) -> Result<Self, StoreError> {
-        let (count, messages) = newest_of_each(bucket, format!("{LEADS_BUCKET_SUBJECT}>"), false).await?;
+        let subjects = format!("{LEADS_BUCKET_SUBJECT}>");
+        let (count, messages) = messages(bucket, subjects, false, DeliverPolicy::LastPerSubject).await?;
         // A lead that changes after it was read comes again, at its new place. As in the sweeper, eight bytes each.
         let mut seen = HashSet::new();
         let leads = messages.try_filter_map(move |message| {
@@ -49,15 +50,6 @@ impl LeadScan {
         });
         Ok(Self { count, leads: leads.boxed() })
     }
-}
-
-/// The newest message of each subject, and how many there are; ends where nothing more waits.
-pub(crate) async fn newest_of_each(
-    stream: &Stream<()>,
-    subjects: String,
-    headers_only: bool,
-) -> Result<(u64, BoxStream<'static, Result<Message, StoreError>>), StoreError> {
-    messages(stream, subjects, headers_only, DeliverPolicy::LastPerSubject).await
 }
 
 /// The messages of these subjects, and how many there are; ends where nothing more waits.

@@ -24,6 +24,7 @@ mod rejected;
 mod statistics;
 mod supervision;
 mod suppression;
+mod sweeper;
 mod system;
 mod topology;
 mod torture;

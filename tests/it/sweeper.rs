@@ -1,0 +1,145 @@
+//! Timers are lost, and set again: by whom, and what of it a failure of the server or of an engine changes.
+use std::time::Duration;
+
+use dripline_actors::ports::{BatchResult, LeadStore, Put};
+use dripline_domain::{Address, LeadKey, LeadStatus, Timestamp};
+use dripline_nats::{Connections, JetStreamLeadStore, Login, topology};
+use dripline_test_support::{Dripline, free_port, until};
+use serde_json::{Value, json};
+
+use crate::system::System;
+
+/// So many leads, as a scan sees them, that wait for something in the far future and have no timer.
+async fn leads_without_timers(system: &System, count: usize) {
+    const BATCH: usize = 990;
+    let (code, _, err) = system.run(&["topology", "apply"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let connections = dripline_nats::connect(&system.server.url(), &Login::None, "test").await.unwrap();
+    let context = Connections::jetstream(&connections.general);
+    let bucket = context.get_stream_no_info(topology::LEADS_BUCKET).await.unwrap();
+    let store = JetStreamLeadStore::new(bucket, connections.commits.clone());
+    let put = |number: usize| Put {
+        key: LeadKey::of(&Address::parse(&format!("lead-{number}@example.com")).unwrap()),
+        expected: 0,
+        document: Some("{}".into()),
+        next_action: Some(Timestamp::from_millis(4_000_000_000_000)),
+        generation: 1,
+        status: Some(LeadStatus::Active),
+        write: number as u64,
+    };
+    let puts: Vec<_> = (0..count).map(put).collect();
+    for batch in puts.chunks(BATCH) {
+        assert!(matches!(store.write(batch, &[]).await, BatchResult::Written(_)));
+    }
+}
+
+/// What the sweeper has said of each sweep, or part of one.
+fn sweeps(system: &System) -> Vec<Value> {
+    let log = system.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+    lines.filter(|line: &Value| line["target"] == "dripline_actors::sweeper" && line["leads"].is_u64()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_the_server_interrupts_goes_on_where_it_was_and_then_nothing_is_without_a_timer() {
+    let leads = 30_000;
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_LOG__LEVEL", "info,dripline_actors::sweeper=debug");
+    // Only because of the restarts, never because its time has come.
+    system.set("DRIPLINE_ENGINE__SWEEP_EVERY", "1h");
+    leads_without_timers(&system, leads).await;
+    // One connection: a new one for each look would take too long.
+    let context = async_nats::jetstream::new(async_nats::connect(system.server.url()).await.unwrap());
+    let timers = context.get_stream(topology::TIMERS).await.unwrap();
+    let mut engine = system.start("engine").await;
+    until("the sweep is under way", async || timers.get_info().await.unwrap().state.messages >= 2_000).await.unwrap();
+    // It stands still, so that it is not at its end before the server is gone.
+    engine.signal("STOP").await.unwrap();
+    assert!(system.depth("TIMERS").await < leads as u64, "the sweep was too fast to show anything");
+    system.server.kill().await.unwrap();
+    engine.signal("CONT").await.unwrap();
+    until("the sweep is interrupted", async || !sweeps(&system).is_empty()).await.unwrap();
+    system.server.restart().await.unwrap();
+    let ended = until("the sweep has ended", async || sweeps(&system).iter().any(|sweep| sweep["level"] != "WARN"));
+    ended.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
+    let said = sweeps(&system);
+    let end = said.iter().position(|sweep| sweep["level"] != "WARN").unwrap();
+    let parts = &said[..=end];
+    assert!(parts.len() > 1 && parts[0]["leads"].as_u64().unwrap() > 0, "it was interrupted on its way: {said:#?}");
+    let looked_at: u64 = parts.iter().map(|part| part["leads"].as_u64().unwrap()).sum();
+    assert_eq!(looked_at, leads as u64, "no lead twice: {said:#?}");
+    // What the server had not written down when it was killed is set by the sweep for the reconnect.
+    until("a whole sweep follows", async || sweeps(&system).len() > parts.len()).await.unwrap();
+    assert_eq!(system.depth("TIMERS").await, leads as u64);
+    assert!(engine.runs().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_two_engines_the_stream_of_timers_is_deleted_under_load_and_every_lead_gets_its_emails_once() {
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_ENGINE__SWEEP_EVERY", "1h");
+    let _engines = [system.start("run").await, system.start("engine").await];
+    let context = async_nats::jetstream::new(async_nats::connect(system.server.url()).await.unwrap());
+    for number in 0..500 {
+        let lead = json!({"email": format!("lead-{number}@example.com")}).to_string();
+        context.publish("leads.new", lead.into()).await.unwrap().await.unwrap();
+    }
+    system.until_accepted(600).await;
+    system.server.cli(["stream", "rm", "TIMERS", "-f"]).await.unwrap();
+    system.until_all(500, "COMPLETED").await;
+    let summary = system.summary().await;
+    assert_eq!((summary.accepted, summary.duplicates, summary.distinct_send_keys), (1_500, 0, 1_500));
+}
+
+/// An engine, and where it is measured.
+async fn measured_engine(system: &mut System) -> (Dripline, u16) {
+    let port = free_port().unwrap();
+    system.set("DRIPLINE_METRICS__LISTEN", &format!("127.0.0.1:{port}"));
+    (system.start("engine").await, port)
+}
+
+/// A figure of an engine; none where it is not there.
+async fn figure(system: &System, port: u16, series: &str) -> Option<f64> {
+    let page = system.http.get(format!("http://127.0.0.1:{port}/metrics")).send().await.ok()?.text().await.ok()?;
+    page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+const SWEPT: &str = "dripline_last_sweep_timestamp_seconds ";
+const ACTIVE: &str = "dripline_leads{status=\"ACTIVE\"} ";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_interval_one_engine_sweeps_and_counts_and_another_does_when_it_is_killed() {
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_ENGINE__SWEEP_EVERY", "1s");
+    leads_without_timers(&system, 10).await;
+    let mut engines = [measured_engine(&mut system).await, measured_engine(&mut system).await];
+    let counts = async |port| figure(&system, port, ACTIVE).await;
+    let mut first = None;
+    let decided = until("one of both counts the leads, and the other does not", async || {
+        let [one, other] = [counts(engines[0].1).await, counts(engines[1].1).await];
+        first = match (one, other) {
+            (Some(10.0), Some(other)) if other.is_nan() => Some(0),
+            (Some(one), Some(10.0)) if one.is_nan() => Some(1),
+            _ => None,
+        };
+        let knows = async |port| figure(&system, port, "dripline_engines ").await == Some(2.0);
+        first.is_some() && knows(engines[0].1).await && knows(engines[1].1).await
+    });
+    decided.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
+    let first = first.unwrap();
+    let [sweeping, resting] = [engines[first].1, engines[1 - first].1];
+    let rested = figure(&system, resting, SWEPT).await.unwrap();
+    let swept = figure(&system, sweeping, SWEPT).await.unwrap();
+    let on = until("it sweeps again and again", async || {
+        figure(&system, sweeping, SWEPT).await.is_some_and(|now| now > swept + 3.0)
+    });
+    on.await.unwrap();
+    assert_eq!(figure(&system, resting, SWEPT).await, Some(rested), "the other one does not");
+
+    engines[first].0.kill().await.unwrap();
+    let killed = std::time::Instant::now();
+    system.server.cli(["stream", "purge", "TIMERS", "-f"]).await.unwrap();
+    until("the timers are set again", async || system.depth("TIMERS").await == 10).await.unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
+    until("it counts, too", async || counts(resting).await == Some(10.0)).await.unwrap();
+}

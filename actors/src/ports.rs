@@ -332,8 +332,13 @@ impl Rejection {
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Every lead whose newest document has a later revision than this one, in the order of revisions; 0 for every lead.
-    /// No more than there are now: one that changes while this is read comes at its new revision, or not.
-    async fn scan(&self, after: Revision) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError>;
+    /// No more than there are now: one that changes while this is read comes at its new revision, or not. The timers of
+    /// leads whose time is before `fired_by` have surely fired: one that has not never will.
+    async fn scan(
+        &self,
+        after: Revision,
+        fired_by: Timestamp,
+    ) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError>;
     /// Resolves when the connection to the server was lost and came back.
     async fn reconnected(&self);
 }
@@ -351,7 +356,7 @@ pub struct Scanned {
     pub generation: u64,
     /// Where it is; none where another client wrote the document.
     pub status: Option<LeadStatus>,
-    /// Whether it had a timer when the scan began, pending, or fired and in the queue.
+    /// Whether it had a timer when the scan began: fired and in the queue, or pending if its time is not long over.
     pub has_timer: bool,
 }
 

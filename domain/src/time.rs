@@ -26,6 +26,13 @@ impl Timestamp {
         Self(self.0.saturating_add(millis))
     }
 
+    /// This time less `delay`; the far past rather than an overflow.
+    #[must_use]
+    pub fn minus(self, delay: Duration) -> Self {
+        let millis = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// From `earlier` to this time; zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

@@ -313,6 +313,21 @@ async fn lost_timers_are_set_again_and_every_lead_gets_its_emails_once() {
 }
 
 #[tokio::test]
+async fn a_timer_that_never_fires_is_set_again_once_the_lead_is_overdue() {
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_ENGINE__SWEEP_EVERY", "1s");
+    system.sequence("welcome", &[("first", "0s"), ("second", "3s")]);
+    let _dripline = system.start("run").await;
+    publish(&system, &["jane"]).await;
+    system.until_accepted(1).await;
+    until("the timer is set", async || system.depth("TIMERS").await == 1).await.unwrap();
+    // As a server leaves it that was killed after the timer had fired: it stands there, and is scheduled no more.
+    system.server.cli(["pub", "-J", "timers.at.jane=40example.com", "x"]).await.unwrap();
+    let jane = system.until_status("jane=40example.com", "COMPLETED").await;
+    assert_eq!(system.steps_of("jane@example.com").await, ["first", "second"], "{jane}");
+}
+
+#[tokio::test]
 async fn the_whole_stream_of_timers_is_deleted_under_load_and_every_lead_gets_its_emails_once() {
     let mut system = System::new("resend").await;
     // Only because of the deletion, never because its time has come.

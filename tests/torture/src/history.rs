@@ -123,9 +123,11 @@ pub struct Answer {
     pub refused: Option<String>,
 }
 
-/// Something that is held back although all that was paused has been resumed.
+/// Something that is held back although every operator is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftHeld {
+    /// Not read before this time.
+    pub at: u64,
     /// What.
     pub held: Held,
     /// The reason that stands there: the id of an order.

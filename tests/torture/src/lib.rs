@@ -37,6 +37,8 @@ use world::{Parts, World};
 
 /// After the last fault a source tries so much longer to hand its lead in.
 const SOURCES_PATIENCE: Duration = Duration::from_mins(2);
+/// An operator tries so long to have an answer.
+const OPERATORS_PATIENCE: Duration = Duration::from_mins(2);
 /// The system has come to rest, or something must have moved within this time. Longer than a server takes to find that a
 /// stream it copies from has another leader.
 const REST_PATIENCE: Duration = Duration::from_mins(1);
@@ -325,14 +327,14 @@ impl Run<'_> {
         }
         // What was refused is not remembered, and may be of use by now.
         if *repeated && first.acknowledged().is_some() {
-            orders::repeat(&self.operator, &mut first, self.give_up()).await;
+            orders::repeat(&self.operator, &mut first, Instant::now() + OPERATORS_PATIENCE).await;
         }
         lock(&self.record.orders).push(first);
     }
 
     async fn ask(&self, verb: Verb) -> history::Order {
         let id = format!("order-{}", self.record.requests.fetch_add(1, Ordering::Relaxed));
-        orders::order(&self.operator, id, verb, self.give_up()).await
+        orders::order(&self.operator, id, verb, Instant::now() + OPERATORS_PATIENCE).await
     }
 
     /// A process that ends by itself is started again, as its supervisor would.
@@ -412,13 +414,13 @@ impl Run<'_> {
         if committed != copied {
             open.push(format!("JOURNAL has {copied} of the {committed} batches"));
         }
+        let at = now();
         for document in reader.documents(sequences).await? {
-            held.extend(
-                document
-                    .paused
-                    .clone()
-                    .map(|pause| LeftHeld { held: Held::Lead(document.email.clone()), reason: pause.reason }),
-            );
+            held.extend(document.paused.as_ref().map(|pause| LeftHeld {
+                at,
+                held: Held::Lead(document.email.clone()),
+                reason: pause.reason.clone(),
+            }));
             if let Some(next) = document.next_action_timestamp
                 && !document.is_held(self.torture.rules.in_doubt)
             {
@@ -432,15 +434,12 @@ impl Run<'_> {
         Ok(open)
     }
 
-    /// Every operator has resumed what they had paused, and yet it is held back: by a request that was carried out after
-    /// it had been given up, or after its answer. Which of the two is for the checker to say; the run goes on.
+    /// Every operator is done, and yet it is held back: they were never answered, or an order was carried out after its
+    /// answer. Which of the two is for the checker to say; the run goes on.
     async fn let_go(&self, left: LeftHeld) {
         let resumed = self.ask(Verb::Resume(left.held.clone())).await;
         lock(&self.record.orders).push(resumed);
-        let mut known = lock(&self.record.left_held);
-        if !known.contains(&left) {
-            known.push(left);
-        }
+        lock(&self.record.left_held).push(left);
     }
 }
 

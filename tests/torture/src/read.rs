@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use crate::history::{Document, LeftHeld, Line, Rejected};
+use crate::now;
 use crate::plan::{Held, Sequence};
 
 /// A message that is there comes within this time.
@@ -64,7 +65,7 @@ impl Reader {
 
     /// The sequences and providers that the bucket `controls` holds back.
     pub(crate) async fn controls(&self) -> Result<Vec<LeftHeld>> {
-        let mut held = Vec::new();
+        let (at, mut held) = (now(), Vec::new());
         for message in self.all("KV_controls", "$KV.controls.>", DeliverPolicy::LastPerSubject).await? {
             let Control { paused, reason } = serde_json::from_slice(&message.payload)?;
             let what = match message.subject.strip_prefix("$KV.controls.").and_then(|key| key.split_once('.')) {
@@ -73,7 +74,7 @@ impl Reader {
                 _ => bail!("a control that nobody ordered: {}", message.subject),
             };
             if paused {
-                held.push(LeftHeld { held: what, reason });
+                held.push(LeftHeld { at, held: what, reason });
             }
         }
         Ok(held)

@@ -178,11 +178,17 @@ fn intents(history: &History, facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
-/// Nothing is held back once all that was paused is resumed, but by an order that was never acknowledged.
+/// What was resumed is not held back again by the order that was answered before.
 fn left_held(history: &History, found: &mut Found) {
     for left in &history.left_held {
         let order = history.orders.iter().find(|order| order.id == left.reason);
-        if order.is_none_or(|order| order.acknowledged().is_some()) {
+        let acknowledged = order.and_then(Order::acknowledged);
+        let is_resumed = |order: &Order| {
+            matches!(&order.verb, Verb::Resume(held) if *held == left.held)
+                && acknowledged.is_some_and(|acknowledged| order.first_sent >= acknowledged)
+                && order.answer.as_ref().is_some_and(|answer| answer.at <= left.at)
+        };
+        if history.orders.iter().any(is_resumed) {
             let address = match &left.held {
                 Held::Lead(address) => address,
                 Held::Sequence(_) | Held::Provider => "",

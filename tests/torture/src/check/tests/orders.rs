@@ -307,11 +307,17 @@ fn what_nobody_ordered_is_found() {
 fn what_is_held_back_again_after_all_was_resumed_is_found() {
     for what in [lead(), welcome(), Held::Provider] {
         let mut history = paused();
-        history.left_held.push(LeftHeld { held: what, reason: "p".to_owned() });
-        assert_eq!(kinds(&history), [Kind::OrderedTwice]);
-        // One that was given up may be carried out late.
-        history.orders[0].answer = None;
-        assert_eq!(kinds(&history), []);
+        history.orders[0].verb = Verb::Pause(what.clone());
+        history.orders[1].verb = Verb::Resume(what.clone());
+        history.left_held.push(LeftHeld { at: 8_000, held: what, reason: "p".to_owned() });
+        let is_found = |history: &History| kinds(history).contains(&Kind::OrderedTwice);
+        assert!(is_found(&history));
+        // Nobody said that it goes on, or that it is paused.
+        for number in [0, 1] {
+            let mut history = history.clone();
+            history.orders[number].answer = None;
+            assert!(!is_found(&history), "{number}");
+        }
     }
 }
 

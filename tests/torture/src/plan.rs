@@ -397,9 +397,9 @@ fn lead_orders(chance: &mut Chance, duration: Duration, arrivals: &[Arrival]) ->
     let mut lanes: BTreeMap<usize, Vec<Deed>> = BTreeMap::new();
     let mut at = chance.seconds(0.5..2.0);
     while at < duration {
-        let lately = came_between(arrivals, at.saturating_sub(Duration::from_secs(6)), at);
-        if !lately.is_empty() {
-            let Arrival { person, address, sequence, .. } = &lately[chance.0.random_range(0..lately.len())];
+        let people = lately(arrivals, at);
+        if !people.is_empty() {
+            let Arrival { person, address, sequence, .. } = &people[chance.0.random_range(0..people.len())];
             let (address, sequence) = (address.clone(), sequence.clone());
             let repeated = chance.happens(0.3);
             let lasts = chance.seconds(0.0..4.0).min(duration.saturating_sub(at));
@@ -428,9 +428,9 @@ fn feedback(chance: &mut Chance, duration: Duration, arrivals: &[Arrival]) -> Ve
     let mut lanes = Vec::new();
     let mut at = chance.seconds(1.0..3.0);
     while at < duration {
-        let lately = came_between(arrivals, at.saturating_sub(Duration::from_secs(6)), at);
-        if !lately.is_empty() {
-            let address = lately[chance.0.random_range(0..lately.len())].address.clone();
+        let people = lately(arrivals, at);
+        if !people.is_empty() {
+            let address = people[chance.0.random_range(0..people.len())].address.clone();
             let cause = match chance.0.random_range(0..10) {
                 0..6 => Cause::Unsubscribe,
                 6..8 => Cause::Complaint,
@@ -443,9 +443,13 @@ fn feedback(chance: &mut Chance, duration: Duration, arrivals: &[Arrival]) -> Ve
     lanes
 }
 
-fn came_between(arrivals: &[Arrival], from: Duration, to: Duration) -> &[Arrival] {
-    let place = |at| arrivals.partition_point(|arrival| arrival.at < at);
-    &arrivals[place(from)..place(to)]
+/// Most of them are enrolled by then, and not at their end yet.
+fn lately(arrivals: &[Arrival], at: Duration) -> &[Arrival] {
+    let before = |millis| {
+        let time = at.saturating_sub(Duration::from_millis(millis));
+        arrivals.partition_point(|arrival| arrival.at < time)
+    };
+    &arrivals[before(6_000)..before(500)]
 }
 
 #[cfg(test)]

@@ -30,4 +30,7 @@ async fn what_was_promised_holds_whatever_is_killed_or_paused_meanwhile() {
         ["kill engine", "pause engine", "kill nats-server"].iter().all(|kind| summary.deeds.contains_key(*kind)),
         "{summary:?}"
     );
+    // And operators and people had their say.
+    assert!(["lead.pause", "lead.resume"].iter().all(|verb| summary.orders.contains_key(verb)), "{summary:?}");
+    assert!(summary.suppressions.len() > 1, "{summary:?}");
 }

@@ -157,6 +157,7 @@ mod tests {
             step: "".into(),
             subject: "".into(),
             via: "".into(),
+            unsubscribe: "".into(),
             message_id: "".into(),
             at,
         };

@@ -232,6 +232,7 @@ mod tests {
             step: "t".into(),
             subject: "u".into(),
             via: "".into(),
+            unsubscribe: "".into(),
         }]
     }
 

@@ -33,6 +33,9 @@ pub struct Accepted {
     /// Mailgun's domain, Postmark's message stream; empty for others.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub via: Box<str>,
+    /// Postmark's `List-Unsubscribe`, as sent; empty for others.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub unsubscribe: Box<str>,
     /// The vendor's id, as answered.
     pub message_id: Arc<str>,
     /// When it was accepted, in milliseconds since 1970.
@@ -228,14 +231,15 @@ impl Ledger {
 
 impl Inner {
     fn record(&mut self, provider: Vendor, letter: Letter, message_id: Arc<str>, at: u64) {
-        let Letter { send_key, lead_id, to, sequence, step, subject, via } = letter;
+        let Letter { send_key, lead_id, to, sequence, step, subject, via, unsubscribe } = letter;
         let send_key: Arc<str> = send_key.into();
         match self.by_step.get_mut(&step) {
             Some(count) => *count += 1,
             None => drop(self.by_step.insert(step.clone(), 1)),
         }
         self.send_keys.entry(send_key.clone()).or_insert(self.accepted.len());
-        let accepted = Accepted { provider, send_key, lead_id, to, sequence, step, subject, via, message_id, at };
+        let accepted =
+            Accepted { provider, send_key, lead_id, to, sequence, step, subject, via, unsubscribe, message_id, at };
         self.accepted.push(Arc::new(accepted));
         while self.accepted[self.window].at + PEAK_WINDOW <= at {
             self.window += 1;
@@ -263,6 +267,7 @@ mod tests {
             step: step.into(),
             subject: "Hello".into(),
             via: "".into(),
+            unsubscribe: "".into(),
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Letter {
     pub subject: Box<str>,
     /// Mailgun's domain, Postmark's message stream; empty for others.
     pub via: Box<str>,
+    /// Postmark's `List-Unsubscribe`, as sent; empty for others.
+    pub unsubscribe: Box<str>,
 }
 
 /// A request that is right.
@@ -368,6 +370,7 @@ impl<'t> Tags<'t> {
             step: self.step.into(),
             subject: subject.into(),
             via: Box::default(),
+            unsubscribe: Box::default(),
         }
     }
 }
@@ -533,10 +536,22 @@ mod testing {
 
     /// The example as the vendor would have it after a while.
     pub fn accepted(provider: Vendor, via: &str, message_id: &str) -> Arc<Accepted> {
-        let Letter { send_key, lead_id, to, sequence, step, subject, .. } = letter();
+        let Letter { send_key, lead_id, to, sequence, step, subject, unsubscribe, .. } = letter();
         let (send_key, message_id, at) = (send_key.into(), message_id.into(), 1_700_000_000_500);
         let via = via.into();
-        Arc::new(Accepted { provider, send_key, lead_id, to, sequence, step, subject, via, message_id, at })
+        Arc::new(Accepted {
+            provider,
+            send_key,
+            lead_id,
+            to,
+            sequence,
+            step,
+            subject,
+            via,
+            unsubscribe,
+            message_id,
+            at,
+        })
     }
 
     /// The letter that every vendor's example is.
@@ -549,6 +564,7 @@ mod testing {
             step: "welcome".into(),
             subject: "Hello \"Jane\"".into(),
             via: Box::default(),
+            unsubscribe: Box::default(),
         }
     }
 }

@@ -1,19 +1,29 @@
 //! Whether a history keeps the promises. Nothing here knows how a step is carried out: it compares what was promised with
 //! what was seen.
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod orders;
+mod story;
+mod suppressions;
+
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use dripline_stand_in::Accepted;
 use serde::{Deserialize, Serialize};
 
-use crate::history::{Document, Enrolment, History, Line};
+use crate::history::{Document, Done, Enrolment, History, Line};
 use crate::plan::Sequence;
+
+pub use story::story;
 
 /// Clocks are read before a thing happens, and in whole milliseconds.
 const CLOCK_MS: u64 = 20;
 
 /// The queue knows an idempotency key for two minutes. A source that needed about as long may be a second arrival.
 const KEY_HOLDS_MS: u64 = 110_000;
+
+/// After an engine or a server was hindered, so long until it knows what all others know: a client makes its connection
+/// again, a message that was in the engine's hands is delivered again.
+const LAG_MS: u64 = 5_000;
 
 /// What is done about an attempt whose answer is lost, as configured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -30,7 +40,7 @@ pub enum InDoubt {
 /// What counts as kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// So long after a suppression was acknowledged an email may still be accepted.
+    /// So long after a suppression, a pause or a stop was acknowledged an email may still be accepted.
     pub grace_ms: u64,
     /// As configured.
     pub in_doubt: InDoubt,
@@ -54,7 +64,7 @@ pub enum Kind {
     OtherId,
     /// A 202 that led to no enrolment, though the address is not suppressed.
     NotEnrolled,
-    /// More enrolments in a sequence than arrivals.
+    /// More enrolments in a sequence than arrivals and restarts.
     EnrolledTooOften,
     /// A step that is over, and no email of it was accepted.
     Missing,
@@ -66,8 +76,24 @@ pub enum Kind {
     OutOfOrder,
     /// Sooner than its delay after the email before it.
     TooEarly,
-    /// Accepted although the address had been suppressed.
+    /// Accepted although an operator had suppressed the address.
     AfterSuppression,
+    /// Accepted although the person had unsubscribed.
+    AfterUnsubscribe,
+    /// Accepted although the provider had told of a complaint, or of a hard bounce.
+    AfterFeedback,
+    /// A person's wish or a provider's word got its 200, and nothing came of it.
+    Unheeded,
+    /// Accepted, or begun, while an operator held it back.
+    WhilePaused,
+    /// Accepted, or begun, after an operator had stopped it.
+    AfterStop,
+    /// An order that was acknowledged and not carried out, or refused and carried out.
+    NotObeyed,
+    /// An order that was carried out once more.
+    OrderedTwice,
+    /// Done in an operator's name, and not ordered.
+    Unordered,
     /// An email that belongs to no promise, or to no enrolment.
     Stray,
     /// Accepted before, or without, an intent in the journal.
@@ -131,7 +157,8 @@ pub fn check(history: &History, rules: Rules) -> Vec<Violation> {
         }
     }
     strays(history, &facts, &mut found);
-    suppressions(history, rules, &mut found);
+    suppressions::check(history, &facts, rules, &mut found);
+    orders::check(history, &facts, rules, &mut found);
     for rejected in &history.rejected {
         let seen = format!("{} ({}): {}", rejected.subject, rejected.reason, rejected.payload);
         found.add(Kind::Rejected, "", None, "no good lead in REJECTED", seen);
@@ -168,6 +195,8 @@ type Place<'a> = (&'a str, &'a str, u32, &'a str);
 struct Facts<'a> {
     sequences: HashMap<&'a str, &'a Sequence>,
     documents: HashMap<&'a str, &'a Document>,
+    /// By lead id.
+    addresses: HashMap<&'a str, &'a str>,
     /// By send key, in order of time.
     accepted: HashMap<&'a str, Vec<&'a Accepted>>,
     doubted: HashSet<Place<'a>>,
@@ -207,6 +236,7 @@ impl<'a> Facts<'a> {
         Self {
             sequences: history.sequences.iter().map(|sequence| (sequence.name.as_str(), sequence)).collect(),
             documents: history.documents.iter().map(|document| (document.email.as_str(), document)).collect(),
+            addresses: history.documents.iter().map(|it| (it.lead_id.as_str(), it.email.as_str())).collect(),
             accepted,
             doubted,
             intents,
@@ -243,18 +273,21 @@ fn promises(history: &History, facts: &Facts<'_>, found: &mut Found) {
             found.add(Kind::NotEnrolled, address, Some(promise.at), format!("an enrolment in `{sequence}`"), seen);
         }
     }
+    let restarts = orders::restarts(history);
     for ((address, name), (count, slow)) in arrivals {
         let (Some(document), Some(sequence)) = (facts.documents.get(address), facts.sequences.get(name)) else {
             continue;
         };
         let of_it = document.enrollments.iter().filter(|enrolment| enrolment.sequence == name);
         let enrolments = of_it.map(|enrolment| enrolment.number as usize).max().unwrap_or(0);
-        let expected = if sequence.restarts { count } else { 1 };
-        if enrolments > expected && !slow {
-            let expected = format!("at most {expected} enrolments in `{name}`, of {count} arrivals");
+        let arrived = if sequence.restarts { count } else { 1 };
+        let (least, most) = restarts.get(&(address, name)).copied().unwrap_or_default();
+        let (least, most) = (arrived + least, arrived + most);
+        if enrolments > most && !slow {
+            let expected = format!("at most {most} enrolments in `{name}`, of {count} arrivals and its restarts");
             found.add(Kind::EnrolledTooOften, address, None, expected, format!("{enrolments}"));
-        } else if enrolments < expected && document.suppressed.is_none() && enrolments > 0 && !slow {
-            let expected = format!("{expected} enrolments in `{name}`, one an arrival");
+        } else if enrolments < least && document.suppressed.is_none() && enrolments > 0 && !slow {
+            let expected = format!("{least} enrolments in `{name}`, one an arrival and one a restart");
             found.add(Kind::NotEnrolled, address, None, expected, format!("{enrolments}"));
         }
     }
@@ -408,54 +441,12 @@ fn strays(history: &History, facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
-/// No email after no.
-fn suppressions(history: &History, rules: Rules, found: &mut Found) {
-    let suppressed: HashMap<_, _> =
-        history.suppressions.iter().map(|it| (it.address.as_str(), it.acknowledged)).collect();
-    for email in &history.accepted {
-        let Some(&since) = suppressed.get(&*email.to) else { continue };
-        if email.at > since + rules.grace_ms {
-            let seen = format!("step `{}` accepted {} ms after its suppression", email.step, email.at - since);
-            let expected = format!("no email {} ms after {since}", rules.grace_ms);
-            found.add(Kind::AfterSuppression, &email.to, Some(email.at), expected, seen);
-        }
-    }
-}
-
-/// Everything that was seen of one lead, and what was done to the system meanwhile, in order of time.
-pub fn story(history: &History, address: &str) -> String {
-    let lead_id = history.documents.iter().find(|document| document.email == address).map(|it| it.lead_id.as_str());
-    let mut lines: BTreeSet<(u64, String)> = BTreeSet::new();
-    for submission in history.submissions.iter().filter(|submission| submission.address == address) {
-        let (key, tries) = (&submission.key, submission.tries);
-        lines.insert((
-            submission.first_tried,
-            format!("source     {key} into `{}`, {tries} tries", submission.sequence),
-        ));
-        if tries > 1 {
-            lines.insert((submission.last_tried, format!("source     {key} for the last time")));
-        }
-        if let Some(promise) = &submission.promise {
-            lines.insert((promise.at, format!("gateway    202 for {key}, {}", promise.lead_id)));
-        }
-    }
-    for suppression in history.suppressions.iter().filter(|suppression| suppression.address == address) {
-        lines.insert((suppression.acknowledged, "operator   suppression acknowledged".to_owned()));
-    }
-    for email in history.accepted.iter().filter(|email| *email.to == *address) {
-        lines.insert((email.at, format!("provider   accepted `{}`, send key {}", email.step, email.send_key)));
-    }
-    for line in history.journal.iter().filter(|line| Some(line.lead_id.as_str()) == lead_id) {
-        let Line { event, sequence, step, attempt, reason, timestamp, .. } = line;
-        let parts = [sequence.clone(), step.clone(), attempt.map(|it| format!("attempt {it}")), reason.clone()];
-        let parts: Vec<_> = parts.into_iter().flatten().collect();
-        lines.insert((*timestamp, format!("journal    {event}: {}", parts.join(", "))));
-    }
-    let (first, last) = (lines.first().map_or(0, |line| line.0), lines.last().map_or(0, |line| line.0));
-    for deed in history.deeds.iter().filter(|deed| deed.from <= last && deed.to >= first) {
-        lines.insert((deed.from, format!("torture    {} until {}", deed.what, deed.to)));
-    }
-    lines.into_iter().fold(String::new(), |story, (at, line)| story + &format!("  {at}  {line}\n"))
+/// By when every engine knows what one of them has acknowledged: at once, unless one or a server was hindered meanwhile.
+fn seen_by(history: &History, acknowledged: u64) -> u64 {
+    let mut hindrances: Vec<_> = history.deeds.iter().filter(|deed| deed.hinders).collect();
+    hindrances.sort_by_key(|deed| deed.from);
+    let is_met = |seen: u64, deed: &&Done| deed.from <= seen && deed.to + LAG_MS > seen;
+    hindrances.iter().fold(acknowledged, |seen, deed| if is_met(seen, deed) { deed.to + LAG_MS } else { seen })
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! [`check`] judges the history. A plan is repeated exactly; how the processes run through it is not, so a violation may
 //! take several runs of its seed to come again.
 pub mod check;
+mod feedback;
 pub mod history;
+mod orders;
 pub mod plan;
 mod read;
 mod sources;
@@ -12,6 +14,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,12 +30,15 @@ pub use history::{History, Summary};
 pub use plan::Size;
 pub use world::StandIn;
 
-use plan::{Arrival, Deed, Plan, What};
+use history::{LeftHeld, Verb};
+use plan::{Action, Arrival, Cause, Deed, Held, Plan, Target, What};
 use read::Reader;
 use world::{Parts, World};
 
 /// After the last fault a source tries so much longer to hand its lead in.
 const SOURCES_PATIENCE: Duration = Duration::from_mins(2);
+/// An operator tries so long to have an answer.
+const OPERATORS_PATIENCE: Duration = Duration::from_mins(2);
 /// The system has come to rest, or something must have moved within this time. Longer than a server takes to find that a
 /// stream it copies from has another leader.
 const REST_PATIENCE: Duration = Duration::from_mins(1);
@@ -105,9 +111,10 @@ impl Torture<'_> {
     ) -> Result<(History, u64)> {
         let Plan { arrivals, lanes } = Plan::draw(self.seed, self.size);
         let record = Record::default();
-        let operator = jetstream::new(async_nats::connect(&world.urls[..]).await?);
+        let operator = async_nats::connect(&world.urls[..]).await?;
         let begun = Instant::now();
-        let run = Run { torture: self, world, record: &record, operator, begun, say };
+        let http = world::http(Duration::from_secs(5))?;
+        let run = Run { torture: self, world, record: &record, operator, http, begun, say };
         run.world.provider.set_faults(&[usual()]).await?;
         let all = async {
             tokio::try_join!(run.hand_in(&arrivals), async {
@@ -126,11 +133,14 @@ impl Torture<'_> {
         let seconds = begun.elapsed().as_secs();
         (run.say)(format!("{} stopping; reading what is on disk", run.clock()));
         let mut odd = world.stop().await?;
+        odd.append(&mut lock(&record.odd));
         let refusals = world.provider.refusals().await?;
         odd.extend(
             refusals.iter().map(|refusal| format!("the provider refused {}: {}", refusal.request, refusal.reason)),
         );
         let reader = Reader::connect(&world.urls).await?;
+        let mut orders = std::mem::take(&mut *lock(&record.orders));
+        orders.sort_by_key(|order| order.first_sent);
         let history = History {
             documents: reader.documents(&sequences).await?,
             journal: reader.journal().await?,
@@ -138,6 +148,8 @@ impl Torture<'_> {
             accepted: world.provider.accepted().await?,
             submissions: std::mem::take(&mut lock(&record.submissions)),
             suppressions: std::mem::take(&mut lock(&record.suppressions)),
+            orders,
+            left_held: std::mem::take(&mut lock(&record.left_held)),
             deeds: std::mem::take(&mut lock(&record.deeds)),
             sequences,
             stuck,
@@ -149,14 +161,6 @@ impl Torture<'_> {
     async fn judge(&self, world: &World, dir: TempDir, history: &History, seconds: u64) -> Result<Outcome> {
         let mut violations = check::check(history, self.rules);
         violations.sort_by_key(|violation| (violation.kind, violation.at));
-        let mut deeds = BTreeMap::new();
-        for done in &history.deeds {
-            *deeds.entry(kind_of(&done.what)).or_default() += 1;
-        }
-        let mut statuses = BTreeMap::new();
-        for document in &history.documents {
-            *statuses.entry(document.status.clone()).or_default() += 1;
-        }
         let summary = Summary {
             seed: self.seed,
             seconds,
@@ -167,9 +171,11 @@ impl Torture<'_> {
             retries: history.submissions.iter().map(|submission| submission.tries.saturating_sub(1)).sum(),
             emails: history.accepted.len(),
             doubts: check::doubts(history),
-            suppressions: history.suppressions.len(),
-            deeds,
-            statuses,
+            suppressions: counted(history.suppressions.iter().map(|suppression| format!("{:?}", suppression.cause))),
+            orders: counted(history.orders.iter().filter(|it| it.acknowledged().is_some()).map(|it| it.verb.subject())),
+            refusals: counted(history.orders.iter().filter_map(|order| order.answer.as_ref()?.refused.clone())),
+            deeds: counted(history.deeds.iter().map(|done| kind_of(&done.what))),
+            statuses: counted(history.documents.iter().map(|document| document.status.clone())),
             violations: violations.len(),
         };
         let mut report = String::new();
@@ -188,6 +194,14 @@ impl Torture<'_> {
     }
 }
 
+fn counted<T: Ord>(things: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
+    let mut counts = BTreeMap::new();
+    for thing in things {
+        *counts.entry(thing).or_default() += 1;
+    }
+    counts
+}
+
 /// `kill engine` of `kill engine 1`.
 fn kind_of(what: &str) -> String {
     match what.rsplit_once(' ') {
@@ -202,15 +216,21 @@ fn kind_of(what: &str) -> String {
 struct Record {
     submissions: Mutex<Vec<history::Submission>>,
     suppressions: Mutex<Vec<history::Suppression>>,
+    orders: Mutex<Vec<history::Order>>,
+    left_held: Mutex<Vec<LeftHeld>>,
     deeds: Mutex<Vec<history::Done>>,
+    odd: Mutex<Vec<String>>,
+    /// Counts the requests of operators.
+    requests: AtomicUsize,
 }
 
 struct Run<'a> {
     torture: &'a Torture<'a>,
     world: &'a World,
     record: &'a Record,
-    /// The operator's own connection.
-    operator: jetstream::Context,
+    /// The operators' own connection.
+    operator: async_nats::Client,
+    http: reqwest::Client,
     begun: Instant,
     say: &'a (dyn Fn(String) + Sync),
 }
@@ -226,10 +246,9 @@ impl Run<'_> {
     }
 
     async fn hand_in(&self, arrivals: &[Arrival]) -> Result<()> {
-        let http = world::http(Duration::from_secs(5))?;
         let submit = async |arrival: &Arrival| {
             sleep_until(self.begun + arrival.at).await;
-            sources::submit(&http, &self.world.leads_url, arrival, self.give_up(), &self.record.submissions).await;
+            sources::submit(&self.http, &self.world.leads_url, arrival, self.give_up(), &self.record.submissions).await;
         };
         join_all(arrivals.iter().map(submit)).await;
         Ok(())
@@ -240,7 +259,7 @@ impl Run<'_> {
             sleep_until(self.begun + *at).await;
             let from = now();
             let name = what.to_string();
-            if !matches!(what, What::Suppress(_)) {
+            if !matches!(what, What::Suppress(..) | What::Order(_)) {
                 (self.say)(format!("{} {name} for {:.1} s", self.clock(), lasts.as_secs_f64()));
             }
             let context = || format!("cannot {name}");
@@ -260,14 +279,62 @@ impl Run<'_> {
                     sleep(*lasts).await;
                     self.world.provider.set_faults(&[usual()]).await.with_context(context)?;
                 }
-                What::Suppress(address) => {
-                    sources::suppress(&self.operator, address, self.give_up(), &self.record.suppressions).await?;
+                What::Suppress(address, Cause::Operator) => {
+                    let context = jetstream::new(self.operator.clone());
+                    sources::suppress(&context, address, self.give_up(), &self.record.suppressions).await?;
+                    continue;
+                }
+                What::Suppress(address, cause) => {
+                    self.tell(address, *cause).await?;
+                    continue;
+                }
+                What::Order(order) => {
+                    self.give(order, *lasts).await;
                     continue;
                 }
             }
-            lock(&self.record.deeds).push(history::Done { from, to: now(), what: name });
+            let hinders = match what {
+                What::Kill(target) | What::Pause(target) => *target != Target::Gateway,
+                What::Fault(_) | What::Suppress(..) | What::Order(_) => false,
+            };
+            lock(&self.record.deeds).push(history::Done { from, to: now(), hinders, what: name });
         }
         Ok(())
+    }
+
+    /// A person, or the provider, says that an address must not be mailed.
+    async fn tell(&self, address: &str, cause: Cause) -> Result<()> {
+        let World { webhook_url, provider, .. } = self.world;
+        match feedback::tell(&self.http, webhook_url, provider, address, cause, self.give_up()).await? {
+            Ok(told) => lock(&self.record.suppressions).extend(told),
+            Err(error) => lock(&self.record.odd).push(format!("{error:#}")),
+        }
+        Ok(())
+    }
+
+    /// An operator orders something, and undoes it after a while where it can be undone.
+    async fn give(&self, plan::Order { action, repeated }: &plan::Order, lasts: Duration) {
+        let verb = match action {
+            Action::Hold(held) => Verb::Pause(held.clone()),
+            Action::Stop(address, sequence) => Verb::Stop(address.clone(), sequence.clone()),
+            Action::Restart(address, sequence) => Verb::Restart(address.clone(), sequence.clone()),
+        };
+        let mut first = self.ask(verb).await;
+        sleep(lasts).await;
+        if let Action::Hold(held) = action {
+            let resumed = self.ask(Verb::Resume(held.clone())).await;
+            lock(&self.record.orders).push(resumed);
+        }
+        // What was refused is not remembered, and may be of use by now.
+        if *repeated && first.acknowledged().is_some() {
+            orders::repeat(&self.operator, &mut first, Instant::now() + OPERATORS_PATIENCE).await;
+        }
+        lock(&self.record.orders).push(first);
+    }
+
+    async fn ask(&self, verb: Verb) -> history::Order {
+        let id = format!("order-{}", self.record.requests.fetch_add(1, Ordering::Relaxed));
+        orders::order(&self.operator, id, verb, Instant::now() + OPERATORS_PATIENCE).await
     }
 
     /// A process that ends by itself is started again, as its supervisor would.
@@ -278,8 +345,8 @@ impl Run<'_> {
                 Ok(0) => {}
                 Ok(ended) => {
                     (self.say)(format!("{} {ended} processes had ended by themselves; started again", self.clock()));
-                    let done =
-                        history::Done { from: now(), to: now(), what: "start of a process that had ended".into() };
+                    let what = "start of a process that had ended".to_owned();
+                    let done = history::Done { from: now(), to: now(), hinders: true, what };
                     lock(&self.record.deeds).push(done);
                 }
                 Err(error) => return error,
@@ -296,8 +363,10 @@ impl Run<'_> {
             };
             let submissions = lock(&self.record.submissions).len();
             let suppressions = lock(&self.record.suppressions).len();
+            let orders = lock(&self.record.orders).len();
             (self.say)(format!(
-                "{} {submissions} leads handed in, {} emails accepted, {} met a fault, {suppressions} addresses suppressed",
+                "{} {submissions} leads handed in, {} emails accepted, {} met a fault, {suppressions} addresses \
+                 suppressed, {orders} orders",
                 self.clock(),
                 summary.accepted,
                 summary.faulted
@@ -333,23 +402,44 @@ impl Run<'_> {
     async fn open(&self, sequences: &[plan::Sequence]) -> Result<Vec<String>> {
         let reader = Reader::connect(&self.world.urls).await?;
         let mut open = Vec::new();
-        let queued = reader.count("LEADS", ">").await?;
-        if queued > 0 {
-            open.push(format!("{queued} leads are in the queue"));
+        for (stream, what) in [("LEADS", "leads"), ("FEEDBACK", "events")] {
+            let queued = reader.count(stream, ">").await?;
+            if queued > 0 {
+                open.push(format!("{queued} {what} are in the queue"));
+            }
         }
+        let mut held = reader.controls().await?;
         let (committed, copied) =
             (reader.count("KV_leads", "journal.>").await?, reader.count("JOURNAL", "journal.>").await?);
         if committed != copied {
             open.push(format!("JOURNAL has {copied} of the {committed} batches"));
         }
+        let at = now();
         for document in reader.documents(sequences).await? {
+            held.extend(document.paused.as_ref().map(|pause| LeftHeld {
+                at,
+                held: Held::Lead(document.email.clone()),
+                reason: pause.reason.clone(),
+            }));
             if let Some(next) = document.next_action_timestamp
                 && !document.is_held(self.torture.rules.in_doubt)
             {
                 open.push(format!("{} is {}, next at {next}", document.email, document.status));
             }
         }
+        for left in held {
+            open.push(format!("{} is held back by {}", left.held, left.reason));
+            self.let_go(left).await;
+        }
         Ok(open)
+    }
+
+    /// Every operator is done, and yet it is held back: they were never answered, or an order was carried out after its
+    /// answer. Which of the two is for the checker to say; the run goes on.
+    async fn let_go(&self, left: LeftHeld) {
+        let resumed = self.ask(Verb::Resume(left.held.clone())).await;
+        lock(&self.record.orders).push(resumed);
+        lock(&self.record.left_held).push(left);
     }
 }
 

@@ -33,7 +33,7 @@ struct Options {
     /// New people a second
     #[arg(long, default_value_t = 10.0)]
     people: f64,
-    /// So many milliseconds after a suppression was acknowledged an email may still be accepted
+    /// So many milliseconds after a suppression, a pause or a stop was acknowledged an email may still be accepted
     #[arg(long, default_value_t = 1_000)]
     grace_ms: u64,
     /// What is done about an attempt in doubt; other than `hold` it is set as `esp.in_doubt`

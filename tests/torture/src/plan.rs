@@ -1,4 +1,5 @@
 //! What a run is made of: everything that happens by chance is drawn from the seed, before anything starts.
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub fn sequences() -> Vec<Sequence> {
 pub struct Arrival {
     /// Since the start.
     pub at: Duration,
+    /// Counts the people of a run.
+    pub person: usize,
     /// Whose.
     pub address: String,
     /// Which sequence it names.
@@ -76,9 +79,60 @@ pub enum What {
     Pause(Target),
     /// The provider misbehaves.
     Fault(Fault),
-    /// An operator suppresses an address. There is nothing to undo.
-    Suppress(String),
+    /// Somebody says that an address must not be mailed. There is nothing to undo.
+    Suppress(String, Cause),
+    /// An operator orders something through the control service.
+    Order(Order),
 }
+
+/// Who says that an address must not be mailed, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// An operator writes it into the bucket.
+    Operator,
+    /// The person follows the link of an email.
+    Unsubscribe,
+    /// The provider tells that the person called an email spam.
+    Complaint,
+    /// The provider tells that the address does not exist.
+    HardBounce,
+}
+
+/// What an operator orders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// What.
+    pub action: Action,
+    /// Of a lead: once all is done and answered, it is asked for again under the same id.
+    pub repeated: bool,
+}
+
+/// The kinds of [`Order`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// It is paused, and resumed when the deed is over.
+    Hold(Held),
+    /// What is under way of a lead ends, in this sequence or in all.
+    Stop(String, Option<String>),
+    /// A lead begins this sequence anew.
+    Restart(String, String),
+}
+
+/// What can be paused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// The lead of this address.
+    Lead(String),
+    /// The sequence of this name.
+    Sequence(String),
+    /// The one provider.
+    Provider,
+}
+
+/// The name of the one provider.
+pub const PROVIDER: &str = "postmark";
 
 /// A process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +164,9 @@ pub struct Size {
 pub struct Plan {
     /// In order of time.
     pub arrivals: Vec<Arrival>,
-    /// One a process, one for the provider, one for the operator.
+    /// One a process, one for what goes wrong at the provider, one for suppressions by an operator; one for each lead about
+    /// which something is ordered, one a sequence, one for the provider's pauses; one for each word of a person, or of the
+    /// provider about one.
     pub lanes: Vec<Vec<Deed>>,
 }
 
@@ -130,6 +186,16 @@ impl Plan {
                 (What::Kill(Target::Gateway), chance.seconds(0.0..3.0))
             }),
         ];
+        lanes.extend(lead_orders(&mut chance(4), size.duration, &arrivals));
+        lanes.extend(feedback(&mut chance(5), size.duration, &arrivals));
+        lanes.push(lane(&mut chance(6), size.duration, 5.0..20.0, |chance| {
+            (hold(Held::Provider), chance.seconds(0.5..4.0))
+        }));
+        for (number, Sequence { name, .. }) in sequences().into_iter().enumerate() {
+            lanes.push(lane(&mut chance(10 + number), size.duration, 4.0..25.0, |chance| {
+                (hold(Held::Sequence(name.clone())), chance.seconds(0.5..6.0))
+            }));
+        }
         for engine in 0..size.engines {
             lanes.push(lane(&mut chance(100 + engine), size.duration, 1.0..9.0, |chance| engine_deed(chance, engine)));
         }
@@ -153,7 +219,34 @@ impl fmt::Display for What {
                 write!(f, "provider: status {status}")
             }
             Self::Fault(fault) => write!(f, "provider: {:?}", fault.kind),
-            Self::Suppress(address) => write!(f, "suppress {address}"),
+            Self::Suppress(address, Cause::Operator) => write!(f, "suppress {address}"),
+            Self::Suppress(address, Cause::Unsubscribe) => write!(f, "unsubscribe {address}"),
+            Self::Suppress(address, Cause::Complaint) => write!(f, "complaint of {address}"),
+            Self::Suppress(address, Cause::HardBounce) => write!(f, "hard bounce of {address}"),
+            Self::Order(Order { action, repeated }) => {
+                write!(f, "{action}{}", if *repeated { ", asked again" } else { "" })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hold(held) => write!(f, "hold {held}"),
+            Self::Stop(address, Some(sequence)) => write!(f, "stop {address} in `{sequence}`"),
+            Self::Stop(address, None) => write!(f, "stop {address}"),
+            Self::Restart(address, sequence) => write!(f, "restart {address} in `{sequence}`"),
+        }
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lead(address) => f.write_str(address),
+            Self::Sequence(name) => write!(f, "sequence `{name}`"),
+            Self::Provider => f.write_str("the provider"),
         }
     }
 }
@@ -199,7 +292,7 @@ fn arrivals(chance: &mut Chance, size: Size) -> Vec<Arrival> {
             let key = format!("lead-{person}-{number}");
             let answer_lost = chance.happens(0.1).then(|| chance.seconds(0.5..10.0));
             if at < size.duration {
-                arrivals.push(Arrival { at, address, sequence: sequence.to_owned(), key, answer_lost });
+                arrivals.push(Arrival { at, person, address, sequence: sequence.to_owned(), key, answer_lost });
             }
         };
         add(chance, at, first, 1);
@@ -288,7 +381,7 @@ fn suppressions(chance: &mut Chance, duration: Duration, arrivals: &[Arrival]) -
         let to = arrivals.partition_point(|arrival| arrival.at < at + Duration::from_secs(1));
         if from < to {
             let address = &arrivals[chance.0.random_range(from..to)].address;
-            let what = What::Suppress(address.clone());
+            let what = What::Suppress(address.clone(), Cause::Operator);
             if deeds.iter().all(|deed| deed.what != what) {
                 deeds.push(Deed { at, lasts: Duration::ZERO, what });
             }
@@ -296,6 +389,67 @@ fn suppressions(chance: &mut Chance, duration: Duration, arrivals: &[Arrival]) -
         at += chance.seconds(0.2..2.5);
     }
     deeds
+}
+
+/// Orders about leads that came lately. Each lead has a lane of its own: the orders about one come one after the other,
+/// and no other waits for them.
+fn lead_orders(chance: &mut Chance, duration: Duration, arrivals: &[Arrival]) -> Vec<Vec<Deed>> {
+    let mut lanes: BTreeMap<usize, Vec<Deed>> = BTreeMap::new();
+    let mut at = chance.seconds(0.5..2.0);
+    while at < duration {
+        let people = lately(arrivals, at);
+        if !people.is_empty() {
+            let Arrival { person, address, sequence, .. } = &people[chance.0.random_range(0..people.len())];
+            let (address, sequence) = (address.clone(), sequence.clone());
+            let repeated = chance.happens(0.3);
+            let lasts = chance.seconds(0.0..4.0).min(duration.saturating_sub(at));
+            let (action, lasts) = match chance.0.random_range(0..10) {
+                0..4 => (Action::Hold(Held::Lead(address)), lasts),
+                4 => (Action::Stop(address, None), if repeated { lasts } else { Duration::ZERO }),
+                5..7 => (Action::Stop(address, Some(sequence)), if repeated { lasts } else { Duration::ZERO }),
+                _ => (Action::Restart(address, sequence), if repeated { lasts } else { Duration::ZERO }),
+            };
+            let lane = lanes.entry(*person).or_default();
+            if lane.last().is_none_or(|deed| deed.at + deed.lasts <= at) {
+                lane.push(Deed { at, lasts, what: What::Order(Order { action, repeated }) });
+            }
+        }
+        at += chance.seconds(0.05..0.8);
+    }
+    lanes.into_values().collect()
+}
+
+fn hold(held: Held) -> What {
+    What::Order(Order { action: Action::Hold(held), repeated: false })
+}
+
+/// What people who were mailed lately say, and what the provider tells of them: each a lane of its own.
+fn feedback(chance: &mut Chance, duration: Duration, arrivals: &[Arrival]) -> Vec<Vec<Deed>> {
+    let mut lanes = Vec::new();
+    let mut at = chance.seconds(1.0..3.0);
+    while at < duration {
+        let people = lately(arrivals, at);
+        if !people.is_empty() {
+            let address = people[chance.0.random_range(0..people.len())].address.clone();
+            let cause = match chance.0.random_range(0..10) {
+                0..6 => Cause::Unsubscribe,
+                6..8 => Cause::Complaint,
+                _ => Cause::HardBounce,
+            };
+            lanes.push(vec![Deed { at, lasts: Duration::ZERO, what: What::Suppress(address, cause) }]);
+        }
+        at += chance.seconds(0.2..2.0);
+    }
+    lanes
+}
+
+/// Most of them are enrolled by then, and not at their end yet.
+fn lately(arrivals: &[Arrival], at: Duration) -> &[Arrival] {
+    let before = |millis| {
+        let time = at.saturating_sub(Duration::from_millis(millis));
+        arrivals.partition_point(|arrival| arrival.at < time)
+    };
+    &arrivals[before(6_000)..before(500)]
 }
 
 #[cfg(test)]
@@ -329,6 +483,22 @@ mod tests {
     }
 
     #[test]
+    fn the_orders_about_one_lead_come_one_after_the_other() {
+        let mut of = std::collections::HashMap::new();
+        for (number, lane) in Plan::draw(7, SIZE).lanes.iter().enumerate() {
+            for deed in lane {
+                let What::Order(Order { action, .. }) = &deed.what else { continue };
+                if let Action::Hold(Held::Lead(address)) | Action::Stop(address, _) | Action::Restart(address, _) =
+                    action
+                {
+                    assert_eq!(*of.entry(address.clone()).or_insert(number), number, "{address}");
+                }
+            }
+        }
+        assert!(of.len() > 50, "{}", of.len());
+    }
+
+    #[test]
     fn every_kind_of_trouble_comes_up() {
         let plan = Plan::draw(1, Size { duration: Duration::from_mins(10), ..SIZE });
         let deeds = || plan.lanes.iter().flatten();
@@ -339,12 +509,25 @@ mod tests {
         let mut kinds: Vec<_> = deeds()
             .filter_map(|deed| match &deed.what {
                 What::Fault(fault) => Some(format!("{:?} {:?}", fault.kind, fault.status)),
-                What::Kill(_) | What::Pause(_) | What::Suppress(_) => None,
+                What::Kill(_) | What::Pause(_) | What::Suppress(..) | What::Order(_) => None,
             })
             .collect();
         kinds.sort();
         kinds.dedup();
         assert_eq!(kinds.len(), 8, "{kinds:?}");
+        let orders = |is: fn(&Action) -> bool| {
+            deeds().filter(|deed| matches!(&deed.what, What::Order(order) if is(&order.action))).count()
+        };
+        assert!(orders(|action| matches!(action, Action::Hold(Held::Lead(_)))) > 100);
+        assert!(orders(|action| matches!(action, Action::Hold(Held::Sequence(_)))) > 50);
+        assert!(orders(|action| matches!(action, Action::Hold(Held::Provider))) > 20);
+        assert!(orders(|action| matches!(action, Action::Stop(_, None))) > 20);
+        assert!(orders(|action| matches!(action, Action::Stop(_, Some(_)))) > 50);
+        assert!(orders(|action| matches!(action, Action::Restart(..))) > 50);
+        assert!(deeds().any(|deed| matches!(&deed.what, What::Order(Order { repeated: true, .. }))));
+        for cause in [Cause::Operator, Cause::Unsubscribe, Cause::Complaint, Cause::HardBounce] {
+            assert!(deeds().any(|deed| matches!(&deed.what, What::Suppress(_, by) if *by == cause)), "{cause:?}");
+        }
         let people = plan.arrivals.iter().map(|arrival| &arrival.address).collect::<std::collections::HashSet<_>>();
         assert!((4_000..8_000).contains(&people.len()), "{}", people.len());
         assert!(plan.arrivals.len() > people.len() * 5 / 4);

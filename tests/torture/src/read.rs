@@ -1,18 +1,26 @@
 //! Reads what is on the servers.
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use crate::history::{Document, Line, Rejected};
-use crate::plan::Sequence;
+use crate::history::{Document, LeftHeld, Line, Rejected};
+use crate::now;
+use crate::plan::{Held, Sequence};
 
 /// A message that is there comes within this time.
 const COMES_WITHIN: Duration = Duration::from_secs(20);
+
+/// An entry of the bucket `controls`.
+#[derive(serde::Deserialize)]
+struct Control {
+    paused: bool,
+    reason: String,
+}
 
 /// Reads streams.
 pub(crate) struct Reader(jetstream::Context);
@@ -53,6 +61,23 @@ impl Reader {
             payload: String::from_utf8_lossy(&message.payload).into_owned(),
         };
         Ok(messages.iter().map(read).collect())
+    }
+
+    /// The sequences and providers that the bucket `controls` holds back.
+    pub(crate) async fn controls(&self) -> Result<Vec<LeftHeld>> {
+        let (at, mut held) = (now(), Vec::new());
+        for message in self.all("KV_controls", "$KV.controls.>", DeliverPolicy::LastPerSubject).await? {
+            let Control { paused, reason } = serde_json::from_slice(&message.payload)?;
+            let what = match message.subject.strip_prefix("$KV.controls.").and_then(|key| key.split_once('.')) {
+                Some(("sequence", name)) => Held::Sequence(name.to_owned()),
+                Some(("provider", _)) => Held::Provider,
+                _ => bail!("a control that nobody ordered: {}", message.subject),
+            };
+            if paused {
+                held.push(LeftHeld { at, held: what, reason });
+            }
+        }
+        Ok(held)
     }
 
     /// Messages in a stream on these subjects.

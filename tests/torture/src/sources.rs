@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::history::{Promise, Submission, Suppression};
-use crate::plan::Arrival;
+use crate::plan::{Arrival, Cause};
 use crate::{lock, now};
 
 /// After a failure a source waits a little longer each time, up to this.
@@ -98,7 +98,8 @@ pub(crate) async fn suppress(
             anyhow::Ok(())
         };
         if let Ok(Ok(())) = timeout(Duration::from_secs(5), put).await {
-            lock(suppressions).push(Suppression { address: address.to_owned(), acknowledged: now() });
+            let cause = Cause::Operator;
+            lock(suppressions).push(Suppression { address: address.to_owned(), cause, acknowledged: now() });
             return Ok(());
         }
         sleep(Duration::from_millis(200)).await;

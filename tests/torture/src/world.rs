@@ -10,7 +10,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
-use crate::plan::{Sequence, Target};
+use crate::feedback;
+use crate::plan::{PROVIDER, Sequence, Target};
 
 /// An engine's place: a process that a supervisor would start again.
 struct Kept {
@@ -32,6 +33,8 @@ pub struct World {
     gateway: Mutex<Kept>,
     /// Where sources hand in leads.
     pub(crate) leads_url: String,
+    /// Where the provider tells what became of emails.
+    pub(crate) webhook_url: String,
     pub(crate) provider: StandIn,
 }
 
@@ -59,11 +62,16 @@ impl World {
             ("GATEWAY__LISTEN", format!("127.0.0.1:{port}")),
             ("SEQUENCES__DIR", dir.join("sequences").display().to_string()),
             // No idempotency keys here: what is sent twice is accepted twice, and so is seen.
-            ("ESP__PROVIDER", "postmark".to_owned()),
+            ("ESP__PROVIDER", PROVIDER.to_owned()),
             ("ESP__POSTMARK__BASE_URL", provider.url.clone()),
             ("ESP__POSTMARK__SERVER_TOKEN", "test-key".to_owned()),
             ("UNSUBSCRIBE__BASE_URL", format!("http://127.0.0.1:{port}")),
             ("UNSUBSCRIBE__KEYS", "torture-torture-torture-torture-torture".to_owned()),
+            ("WEBHOOKS__POSTMARK__USERNAME", feedback::USER.to_owned()),
+            ("WEBHOOKS__POSTMARK__PASSWORD", feedback::PASSWORD.to_owned()),
+            // More people say no here than any guard bears.
+            ("GUARD__BOUNCE_LIMIT", "1".to_owned()),
+            ("GUARD__COMPLAINT_LIMIT", "1".to_owned()),
             // Short, so that a pause of some seconds is longer than all of them.
             ("ESP__TIMEOUT", "1s".to_owned()),
             ("ENGINE__ACK_WAIT", "3s".to_owned()),
@@ -92,6 +100,7 @@ impl World {
             engines: (0..engines).map(|n| kept(format!("engine-{n}"), "engine")).collect::<Result<_>>()?,
             gateway: kept("gateway".to_owned(), "gateway")?,
             leads_url: format!("http://127.0.0.1:{port}/v1/leads"),
+            webhook_url: format!("http://127.0.0.1:{port}/webhooks/{PROVIDER}"),
             provider,
         };
         let applied = dripline_test_support::command(binary, dir, &["topology", "apply"], &world.variables).output();
@@ -267,7 +276,17 @@ impl StandIn {
     }
 
     pub(crate) async fn accepted(&self) -> Result<Vec<Accepted>> {
-        let text = self.http.get(format!("{}/_/accepted", self.url)).send().await?.text().await?;
+        self.read_accepted("").await
+    }
+
+    /// Emails to this address alone.
+    pub(crate) async fn accepted_by(&self, address: &str) -> Result<Vec<Accepted>> {
+        // An address of ours has nothing that needs escaping.
+        self.read_accepted(&format!("?to={address}")).await
+    }
+
+    async fn read_accepted(&self, query: &str) -> Result<Vec<Accepted>> {
+        let text = self.http.get(format!("{}/_/accepted{query}", self.url)).send().await?.text().await?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 }

@@ -221,7 +221,9 @@ impl Mail<'_> {
         self.check_metadata()?;
         let get = |name: &str| self.metadata.get(name).map(|value| &**value);
         let via = self.message_stream.as_deref().unwrap_or(DEFAULT_STREAM).into();
-        Ok(Letter { via, ..Tags::find("Metadata.", get)?.letter(to, &self.subject) })
+        let unsubscribe = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case("List-Unsubscribe"));
+        let unsubscribe = unsubscribe.map(|header| Box::from(&*header.value)).unwrap_or_default();
+        Ok(Letter { via, unsubscribe, ..Tags::find("Metadata.", get)?.letter(to, &self.subject) })
     }
 
     fn check_metadata(&self) -> Result<(), String> {
@@ -339,6 +341,13 @@ mod tests {
         let mut body = example();
         change(&mut body);
         call(Vendor::Postmark, PATH, &HEADERS, &body.to_string(), |mut order| order.letters.remove(0))
+    }
+
+    #[test]
+    fn the_header_by_which_a_person_unsubscribes_is_kept() {
+        let link = "<https://acme.example/u>";
+        let with_link = |body: &mut Value| body["Headers"] = json!([{ "Name": "List-Unsubscribe", "Value": link }]);
+        assert_eq!(&*send_with(with_link).unwrap().unsubscribe, link);
     }
 
     #[test]

@@ -4,7 +4,10 @@ use serde_json::json;
 
 use super::*;
 use crate::history::{Promise, Rejected, Submission, Suppression};
-use crate::plan::Step;
+use crate::plan::{Cause, Step};
+
+mod orders;
+mod suppressions;
 
 const JANE: &str = "jane@example.com";
 
@@ -25,6 +28,7 @@ fn good() -> History {
             status: "COMPLETED".to_owned(),
             next_action_timestamp: None,
             suppressed: None,
+            paused: None,
             enrollments: vec![enrolment(1)],
         }],
         ..History::default()
@@ -81,6 +85,7 @@ fn line(event: &str, step: Option<&str>, timestamp: u64) -> Line {
         step: step.map(str::to_owned),
         attempt: None,
         reason: None,
+        by: None,
     }
 }
 
@@ -242,7 +247,7 @@ fn an_email_sooner_than_its_delay_is_found() {
 #[test]
 fn an_email_after_a_suppression_is_found_but_not_within_the_grace() {
     let mut history = good();
-    history.suppressions.push(Suppression { address: JANE.to_owned(), acknowledged: 2_300 });
+    history.suppressions.push(Suppression { address: JANE.to_owned(), cause: Cause::Operator, acknowledged: 2_300 });
     history.accepted[2].at = 3_300;
     assert_eq!(kinds(&history), []);
     history.accepted[2].at = 3_301;
@@ -309,8 +314,18 @@ fn a_stopped_enrolment_may_have_sent_its_open_step_and_none_after_it() {
 #[test]
 fn a_story_tells_everything_of_one_lead_in_order() {
     let mut history = good();
-    history.deeds.push(crate::history::Done { from: 2_000, to: 2_050, what: "kill engine 1".to_owned() });
-    history.deeds.push(crate::history::Done { from: 9_000, to: 9_050, what: "kill gateway".to_owned() });
+    history.deeds.push(crate::history::Done {
+        from: 2_000,
+        to: 2_050,
+        hinders: true,
+        what: "kill engine 1".to_owned(),
+    });
+    history.deeds.push(crate::history::Done {
+        from: 9_000,
+        to: 9_050,
+        hinders: false,
+        what: "kill gateway".to_owned(),
+    });
     let told = story(&history, JANE);
     let lines: Vec<_> = told.lines().map(|line| line.trim().split_once(' ').unwrap()).collect();
     assert!(lines.windows(2).all(|pair| pair[0].0.parse::<u64>().unwrap() <= pair[1].0.parse().unwrap()), "{told}");

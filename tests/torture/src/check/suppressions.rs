@@ -1,0 +1,44 @@
+//! No email after no, whoever said it.
+use std::collections::HashMap;
+
+use super::{Facts, Found, Kind, Rules, seen_by};
+use crate::history::{History, Suppression};
+use crate::plan::Cause;
+
+pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &mut Found) {
+    let mut heeded: HashMap<(&str, &str), u64> = HashMap::new();
+    for line in &history.journal {
+        let first = heeded.entry((&line.lead_id, &line.event)).or_insert(line.timestamp);
+        *first = (*first).min(line.timestamp);
+    }
+    for suppression in &history.suppressions {
+        let Suppression { address, cause, acknowledged } = suppression;
+        let (kind, event) = match cause {
+            // In the bucket itself, which every engine watches.
+            Cause::Operator => (Kind::AfterSuppression, None),
+            Cause::Unsubscribe => (Kind::AfterUnsubscribe, Some("unsubscribed")),
+            Cause::Complaint => (Kind::AfterFeedback, Some("complained")),
+            Cause::HardBounce => (Kind::AfterFeedback, Some("hard_bounced")),
+        };
+        // The others are in a queue: what counts is when an engine has read it, and that has its time.
+        let known = match event {
+            None => *acknowledged,
+            Some(event) => {
+                let lead_id = facts.documents.get(address.as_str()).map(|it| it.lead_id.as_str());
+                let heeded = lead_id.and_then(|lead_id| heeded.get(&(lead_id, event)));
+                if heeded.is_none() {
+                    let expected = format!("`{event}` in the journal");
+                    found.add(Kind::Unheeded, address, Some(*acknowledged), expected, "nothing");
+                }
+                let in_time = seen_by(history, *acknowledged);
+                heeded.map_or(in_time, |heeded| in_time.min((*heeded).max(*acknowledged)))
+            }
+        };
+        let since = known + rules.grace_ms;
+        for email in history.accepted.iter().filter(|email| *email.to == **address && email.at > since) {
+            let seen = format!("step `{}` accepted {} ms after {cause:?}", email.step, email.at - acknowledged);
+            let expected = format!("no email after {since}, {} ms after it was known", rules.grace_ms);
+            found.add(kind, address, Some(email.at), expected, seen);
+        }
+    }
+}

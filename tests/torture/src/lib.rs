@@ -42,8 +42,9 @@ const OPERATORS_PATIENCE: Duration = Duration::from_mins(2);
 /// The system has come to rest, or something must have moved within this time. Longer than a server takes to find that a
 /// stream it copies from has another leader.
 const REST_PATIENCE: Duration = Duration::from_mins(1);
-/// What moves for ever does not come to rest either.
-const REST_LIMIT: Duration = Duration::from_mins(5);
+/// What moves for ever does not come to rest either. After a long run hundreds of leads are in doubt, are asked for at ever
+/// longer intervals, and then go on.
+const REST_LIMIT: Duration = Duration::from_mins(20);
 /// Between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 

@@ -10,7 +10,7 @@ use std::fmt;
 use dripline_stand_in::Accepted;
 use serde::{Deserialize, Serialize};
 
-use crate::history::{Document, Done, Enrolment, History, Line};
+use crate::history::{Document, Enrolment, Hindered, History, Line};
 use crate::plan::Sequence;
 
 pub use story::story;
@@ -21,9 +21,12 @@ const CLOCK_MS: u64 = 20;
 /// The queue knows an idempotency key for two minutes. A source that needed about as long may be a second arrival.
 const KEY_HOLDS_MS: u64 = 110_000;
 
-/// After an engine or a server was hindered, so long until it knows what all others know: a client makes its connection
-/// again, a message that was in the engine's hands is delivered again.
-const LAG_MS: u64 = 5_000;
+/// Once a server is back, all connections are made again within this time.
+const CONNECTED_MS: u64 = 5_000;
+/// An engine that stood still has read what waits for it within this time.
+const AWAKE_MS: u64 = 1_000;
+/// What an engine had in its hands is delivered again within this time.
+const REDELIVERED_MS: u64 = 5_000;
 
 /// What is done about an attempt whose answer is lost, as configured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -441,12 +444,13 @@ fn strays(history: &History, facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
-/// By when every engine knows what one of them has acknowledged: at once, unless one or a server was hindered meanwhile.
-fn seen_by(history: &History, acknowledged: u64) -> u64 {
-    let mut hindrances: Vec<_> = history.deeds.iter().filter(|deed| deed.hinders).collect();
-    hindrances.sort_by_key(|deed| deed.from);
-    let is_met = |seen: u64, deed: &&Done| deed.from <= seen && deed.to + LAG_MS > seen;
-    hindrances.iter().fold(acknowledged, |seen, deed| if is_met(seen, deed) { deed.to + LAG_MS } else { seen })
+/// By when every engine knows what one of them has acknowledged: at once, but for those that are hindered meanwhile, and for
+/// so long after that.
+fn known_by(history: &History, acknowledged: u64, after: impl Fn(Hindered) -> Option<u64>) -> u64 {
+    let mut hindrances: Vec<_> =
+        history.deeds.iter().filter_map(|deed| Some((deed.from, deed.to + after(deed.hinders?)?))).collect();
+    hindrances.sort_unstable();
+    hindrances.iter().fold(acknowledged, |known, &(from, over)| if from <= known { known.max(over) } else { known })
 }
 
 #[cfg(test)]

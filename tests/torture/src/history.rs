@@ -141,11 +141,23 @@ pub struct Done {
     pub from: u64,
     /// When it was undone.
     pub to: u64,
-    /// Whether an engine or a server was hindered by it.
+    /// What was hindered by it, if it kept an engine from what others know.
     #[serde(default)]
-    pub hinders: bool,
+    pub hinders: Option<Hindered>,
     /// For people.
     pub what: String,
+}
+
+/// What may keep an engine from what others know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hindered {
+    /// It ended, with what it had in its hands. The next one looks before it begins.
+    Ended,
+    /// It stood still, and goes on with what it knew.
+    StoodStill,
+    /// A server was away.
+    Server,
 }
 
 /// A lead's document.

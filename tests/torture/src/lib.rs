@@ -30,7 +30,7 @@ pub use history::{History, Summary};
 pub use plan::Size;
 pub use world::StandIn;
 
-use history::{LeftHeld, Verb};
+use history::{Hindered, LeftHeld, Verb};
 use plan::{Action, Arrival, Cause, Deed, Held, Plan, Target, What};
 use read::Reader;
 use world::{Parts, World};
@@ -295,8 +295,11 @@ impl Run<'_> {
                 }
             }
             let hinders = match what {
-                What::Kill(target) | What::Pause(target) => *target != Target::Gateway,
-                What::Fault(_) | What::Suppress(..) | What::Order(_) => false,
+                What::Kill(Target::Engine(_)) => Some(Hindered::Ended),
+                What::Pause(Target::Engine(_)) => Some(Hindered::StoodStill),
+                What::Kill(Target::Server(_)) | What::Pause(Target::Server(_)) => Some(Hindered::Server),
+                What::Kill(Target::Gateway) | What::Pause(Target::Gateway) => None,
+                What::Fault(_) | What::Suppress(..) | What::Order(_) => None,
             };
             lock(&self.record.deeds).push(history::Done { from, to: now(), hinders, what: name });
         }
@@ -347,7 +350,7 @@ impl Run<'_> {
                 Ok(ended) => {
                     (self.say)(format!("{} {ended} processes had ended by themselves; started again", self.clock()));
                     let what = "start of a process that had ended".to_owned();
-                    let done = history::Done { from: now(), to: now(), hinders: true, what };
+                    let done = history::Done { from: now(), to: now(), hinders: Some(Hindered::Ended), what };
                     lock(&self.record.deeds).push(done);
                 }
                 Err(error) => return error,

@@ -1,8 +1,8 @@
 //! Orders of operators: an acknowledged one holds, does what it does once, and nothing is done that nobody ordered.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Facts, Found, Kind, Rules, seen_by};
-use crate::history::{Enrolment, History, Line, Order, Verb};
+use super::{AWAKE_MS, CONNECTED_MS, Facts, Found, Kind, Rules, known_by};
+use crate::history::{Enrolment, Hindered, History, Line, Order, Verb};
 use crate::orders::OPERATOR;
 use crate::plan::Held;
 
@@ -79,7 +79,11 @@ fn paused(history: &History, order: &Order, held: &Held, acknowledged: u64, rule
     // A lead's pause is in its document, where every engine meets it. The others' are in the memory of each.
     let known = match held {
         Held::Lead(_) => acknowledged,
-        Held::Sequence(_) | Held::Provider => seen_by(history, acknowledged),
+        Held::Sequence(_) | Held::Provider => known_by(history, acknowledged, |hindered| match hindered {
+            Hindered::Ended => None,
+            Hindered::StoodStill => Some(AWAKE_MS),
+            Hindered::Server => Some(CONNECTED_MS),
+        }),
     };
     let since = known + rules.grace_ms;
     let is_end = |later: &&Order| matches!(&later.verb, Verb::Resume(it) if it == held);

@@ -1,8 +1,8 @@
 //! No email after no, whoever said it.
 use std::collections::HashMap;
 
-use super::{Facts, Found, Kind, Rules, seen_by};
-use crate::history::{History, Suppression};
+use super::{CONNECTED_MS, Facts, Found, Kind, REDELIVERED_MS, Rules, known_by};
+use crate::history::{Hindered, History, Suppression};
 use crate::plan::Cause;
 
 pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &mut Found) {
@@ -30,7 +30,10 @@ pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &
                     let expected = format!("`{event}` in the journal");
                     found.add(Kind::Unheeded, address, Some(*acknowledged), expected, "nothing");
                 }
-                let in_time = seen_by(history, *acknowledged);
+                let in_time = known_by(history, *acknowledged, |hindered| match hindered {
+                    Hindered::Ended | Hindered::StoodStill => Some(REDELIVERED_MS),
+                    Hindered::Server => Some(CONNECTED_MS),
+                });
                 heeded.map_or(in_time, |heeded| in_time.min((*heeded).max(*acknowledged)))
             }
         };

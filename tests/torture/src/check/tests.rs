@@ -3,7 +3,7 @@ use dripline_stand_in::Vendor;
 use serde_json::json;
 
 use super::*;
-use crate::history::{Promise, Rejected, Submission, Suppression};
+use crate::history::{Hindered, Promise, Rejected, Submission, Suppression};
 use crate::plan::{Cause, Step};
 
 mod orders;
@@ -317,15 +317,10 @@ fn a_story_tells_everything_of_one_lead_in_order() {
     history.deeds.push(crate::history::Done {
         from: 2_000,
         to: 2_050,
-        hinders: true,
+        hinders: Some(Hindered::StoodStill),
         what: "kill engine 1".to_owned(),
     });
-    history.deeds.push(crate::history::Done {
-        from: 9_000,
-        to: 9_050,
-        hinders: false,
-        what: "kill gateway".to_owned(),
-    });
+    history.deeds.push(crate::history::Done { from: 9_000, to: 9_050, hinders: None, what: "kill gateway".to_owned() });
     let told = story(&history, JANE);
     let lines: Vec<_> = told.lines().map(|line| line.trim().split_once(' ').unwrap()).collect();
     assert!(lines.windows(2).all(|pair| pair[0].0.parse::<u64>().unwrap() <= pair[1].0.parse().unwrap()), "{told}");

@@ -22,7 +22,7 @@ fn said(cause: Cause, event: &str, after: u64) -> History {
 }
 
 fn hindered(history: &mut History) {
-    let deed = Done { from: 2_000, to: 2_400, hinders: true, what: "pause engine 0".to_owned() };
+    let deed = Done { from: 2_000, to: 2_400, hinders: Some(Hindered::StoodStill), what: "pause engine 0".to_owned() };
     history.deeds.push(deed);
 }
 

@@ -298,8 +298,11 @@ impl Run<'_> {
                 What::Kill(Target::Engine(_)) => Some(Hindered::Ended),
                 What::Pause(Target::Engine(_)) => Some(Hindered::StoodStill),
                 What::Kill(Target::Server(_)) | What::Pause(Target::Server(_)) => Some(Hindered::Server),
-                What::Kill(Target::Gateway) | What::Pause(Target::Gateway) => None,
-                What::Fault(_) | What::Suppress(..) | What::Order(_) => None,
+                What::Kill(Target::Gateway)
+                | What::Pause(Target::Gateway)
+                | What::Fault(_)
+                | What::Suppress(..)
+                | What::Order(_) => None,
             };
             lock(&self.record.deeds).push(history::Done { from, to: now(), hinders, what: name });
         }

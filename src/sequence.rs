@@ -178,7 +178,7 @@ async fn hold(name: &str, why: &Why, paused: bool, config: &Config) -> anyhow::R
     }
     let (reason, by) = (why.reason.clone(), why.by.clone());
     let control = Control { paused, reason, by, timestamp: SystemClock.now() };
-    let changed = controls.change(Controlled::Sequence(name), &control).await?;
+    let changed = controls.change(Controlled::Sequence(name), &control, None).await?;
     print(&match (paused, changed) {
         (true, true) => format!("{name} is paused\n"),
         (true, false) => format!("{name} was paused already; its first reason is kept\n"),

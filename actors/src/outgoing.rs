@@ -209,7 +209,7 @@ impl OutgoingArguments {
             by: GONE.to_owned(),
             timestamp: self.clock.now(),
         };
-        self.controls.change(Controlled::OutgoingWebhook(name), &control).await.map(drop)
+        self.controls.change(Controlled::OutgoingWebhook(name), &control, None).await.map(drop)
     }
 
     async fn give_up(&self, name: &str, failure: &str, event: &Event, delivery: &Delivery) -> Result<(), StoreError> {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_domain::{
     Address, Alert, Arrived, Canary, Email, Feedback, Installation, Lead, LeadId, LeadKey, LeadStatus, NoticeKind,
-    Outcome, Sequence, Statistics, Suppression, Timestamp,
+    Outcome, RequestId, Sequence, Statistics, Suppression, Timestamp,
 };
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -504,8 +504,13 @@ pub trait Controls: Send + Sync + 'static {
     /// All that is held back, as the bucket names it.
     fn all_paused(&self) -> Vec<(String, Control)>;
     /// Holds it back, or lets it go on; whether that changed anything. In the journal, then on disk when it returns. A
-    /// change that is older than the last one changes nothing.
-    async fn change(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError>;
+    /// request that changed it changes nothing more, however often and however late it comes again: its answer is the same.
+    async fn change(
+        &self,
+        what: Controlled<'_>,
+        control: &Control,
+        request: Option<&RequestId>,
+    ) -> Result<bool, StoreError>;
     /// The same, unless somebody has changed it since this control's time.
     async fn change_unless_newer(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError>;
 }

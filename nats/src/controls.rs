@@ -9,8 +9,9 @@ use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use dripline_actors::ports::{Control, Controlled, Controls, Source, StoreError};
-use dripline_domain::{ControlEvent, JournalEvent, JournalLine};
+use dripline_domain::{ControlEvent, JournalEvent, JournalLine, RequestId};
 use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -22,6 +23,8 @@ use crate::unavailable;
 
 /// At the start, so long for the first look at the bucket: nothing is sent before it.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
+/// The ids of so many requests are remembered, the newest.
+const REQUESTS_KEPT: usize = 16;
 /// So often a change is tried that others write beside.
 const TRIES: u32 = 5;
 
@@ -52,10 +55,10 @@ impl JetStreamControls {
         Ok(controls)
     }
 
-    async fn read(&self, key: &str) -> Result<(Option<Control>, u64), StoreError> {
+    async fn read(&self, key: &str) -> Result<(Option<Stored>, u64), StoreError> {
         let Some(entry) = self.bucket.entry(key).await.map_err(unavailable)? else { return Ok((None, 0)) };
         Ok(match entry.operation {
-            Operation::Put => (Some(control(key, &entry.value)), entry.revision),
+            Operation::Put => (Some(Stored::read(key, &entry.value)), entry.revision),
             Operation::Delete | Operation::Purge => (None, entry.revision),
         })
     }
@@ -64,25 +67,29 @@ impl JetStreamControls {
         &self,
         what: Controlled<'_>,
         control: &Control,
+        request: Option<&RequestId>,
         may: impl Fn(&Control) -> bool,
     ) -> Result<bool, StoreError> {
         let key = what.to_string();
-        let value = serde_json::to_vec(control).map_err(unavailable)?;
         for tried in 0..TRIES {
             let (before, revision) = self.read(&key).await?;
-            let changes = match before {
-                Some(before) => before.paused != control.paused && may(&before),
+            let changes = match &before {
+                Some(Stored { requests, .. }) if request.is_some_and(|it| requests.contains(it)) => return Ok(true),
+                Some(Stored { control: before, .. }) => before.paused != control.paused && may(before),
                 None => control.paused,
             };
             if !changes {
                 return Ok(false);
             }
+            let requests = before.map(|before| before.requests).unwrap_or_default();
+            let value = Stored { control: control.clone(), requests }.remember(request);
+            let value = serde_json::to_vec(&value).map_err(unavailable)?;
             // First the journal: rather a line too many than a change that nobody knows of. And the guard's new window
             // begins before the first email that is sent in it.
             if tried == 0 {
                 self.journal(what, control).await?;
             }
-            match self.bucket.update(&key, value.clone().into(), revision).await {
+            match self.bucket.update(&key, value.into(), revision).await {
                 Ok(_) => return Ok(true),
                 Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
                 Err(error) => return Err(unavailable(error)),
@@ -140,12 +147,40 @@ impl Controls for JetStreamControls {
         paused
     }
 
-    async fn change(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError> {
-        self.change_if(what, control, |_| true).await
+    async fn change(
+        &self,
+        what: Controlled<'_>,
+        control: &Control,
+        request: Option<&RequestId>,
+    ) -> Result<bool, StoreError> {
+        self.change_if(what, control, request, |_| true).await
     }
 
     async fn change_unless_newer(&self, what: Controlled<'_>, control: &Control) -> Result<bool, StoreError> {
-        self.change_if(what, control, |before| before.timestamp < control.timestamp).await
+        self.change_if(what, control, None, |before| before.timestamp < control.timestamp).await
+    }
+}
+
+/// An entry of the bucket.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    control: Control,
+    /// The newest requests that changed it: one may come again long after its answer, from an engine that stood still.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    requests: Vec<RequestId>,
+}
+
+impl Stored {
+    fn read(key: &str, value: &[u8]) -> Self {
+        serde_json::from_slice(value).unwrap_or_else(|_| Self { control: control(key, value), requests: Vec::new() })
+    }
+
+    fn remember(mut self, request: Option<&RequestId>) -> Self {
+        self.requests.extend(request.cloned());
+        let surplus = self.requests.len().saturating_sub(REQUESTS_KEPT);
+        self.requests.drain(..surplus);
+        self
     }
 }
 

@@ -412,6 +412,16 @@ async fn sequences_and_providers_are_held_back_reloaded_and_migrated_by_the_nats
     held.await.unwrap();
     assert_eq!(operated.change("sequence.resume", json!({"sequence": "other"})).await["changed"], true);
 
+    // A request that comes again after its answer changes nothing more.
+    for verb in ["sequence.pause", "sequence.resume", "sequence.pause"] {
+        let again = json!({"sequence": "other", "requestId": verb});
+        assert_eq!(operated.change(verb, again).await["changed"], true, "{verb}");
+    }
+    let controls = operated.system.server.cli(["kv", "get", "controls", "sequence.other", "--raw"]).await.unwrap();
+    let control: Value = serde_json::from_str(&controls).unwrap();
+    assert_eq!(control["paused"], false, "{control:#}");
+    assert_eq!(control["requests"].as_array().unwrap().len(), 4, "{control:#}");
+
     // No provider: what is due waits, and goes on.
     assert_eq!(operated.change("provider.pause", json!({"provider": "resend"})).await["changed"], true);
     let held = until("both engines know", async || {

@@ -120,8 +120,18 @@ const VERBS: [(Verb, &str, &str, &str); 21] = [
     ),
     (Verb::SequenceList, "sequence.list", "Every sequence: its newest version, its current one, its pause.", ""),
     (Verb::SequenceShow, "sequence.show", "One version of a sequence, whole.", "sequence, version?"),
-    (Verb::SequencePause, "sequence.pause", "Sends nothing of a sequence until it is resumed.", "sequence, by, reason"),
-    (Verb::SequenceResume, "sequence.resume", "Sends the steps of a sequence again.", "sequence, by, reason"),
+    (
+        Verb::SequencePause,
+        "sequence.pause",
+        "Sends nothing of a sequence until it is resumed.",
+        "sequence, by, reason, requestId?",
+    ),
+    (
+        Verb::SequenceResume,
+        "sequence.resume",
+        "Sends the steps of a sequence again.",
+        "sequence, by, reason, requestId?",
+    ),
     (
         Verb::SequenceReload,
         "sequence.reload",
@@ -135,8 +145,13 @@ const VERBS: [(Verb, &str, &str, &str); 21] = [
         "sequence, from, to, dryRun?, after?, by, reason, requestId?",
     ),
     (Verb::ProviderStatus, "provider.status", "The providers of the engine that answers.", ""),
-    (Verb::ProviderPause, "provider.pause", "Makes no call to a provider until it is resumed.", "provider, by, reason"),
-    (Verb::ProviderResume, "provider.resume", "Calls a provider again.", "provider, by, reason"),
+    (
+        Verb::ProviderPause,
+        "provider.pause",
+        "Makes no call to a provider until it is resumed.",
+        "provider, by, reason, requestId?",
+    ),
+    (Verb::ProviderResume, "provider.resume", "Calls a provider again.", "provider, by, reason, requestId?"),
     (Verb::Status, "status", "The engines, the queues, the providers, and what is held back.", ""),
 ];
 
@@ -321,9 +336,9 @@ impl Desk {
             }
             Verb::SequenceShow => self.show_sequence(fields.rest()?).await,
             Verb::SequencePause | Verb::SequenceResume => {
-                let (operator, _) = fields.operator()?;
+                let (operator, request) = fields.operator()?;
                 let OfSequence { sequence } = fields.rest()?;
-                self.hold_sequence(&sequence, verb == Verb::SequencePause, &operator).await
+                self.hold_sequence(&sequence, verb == Verb::SequencePause, &operator, &request).await
             }
             Verb::SequenceReload => {
                 let (operator, _) = fields.operator()?;
@@ -339,9 +354,9 @@ impl Desk {
                 Ok(json!({"engine": self.parts.controller.owner(), "providers": self.parts.controller.providers()}))
             }
             Verb::ProviderPause | Verb::ProviderResume => {
-                let (operator, _) = fields.operator()?;
+                let (operator, request) = fields.operator()?;
                 let OfProvider { provider } = fields.rest()?;
-                self.hold_provider(&provider, verb == Verb::ProviderPause, &operator).await
+                self.hold_provider(&provider, verb == Verb::ProviderPause, &operator, &request).await
             }
             Verb::Status => {
                 let Nothing {} = fields.rest()?;

@@ -1,7 +1,7 @@
 //! Requests about sequences and providers.
 use dripline_actors::ControlError;
 use dripline_actors::ports::{Control, Controlled, Sequences as _};
-use dripline_domain::Operator;
+use dripline_domain::{Operator, RequestId};
 use serde_json::{Value, json};
 
 use super::Desk;
@@ -37,7 +37,13 @@ impl Desk {
         }
     }
 
-    pub(super) async fn hold_sequence(&self, name: &str, paused: bool, operator: &Operator) -> Result<Value, Problem> {
+    pub(super) async fn hold_sequence(
+        &self,
+        name: &str,
+        paused: bool,
+        operator: &Operator,
+        request: &RequestId,
+    ) -> Result<Value, Problem> {
         // One that is paused may be resumed, whatever became of it.
         let is_known = self.parts.sequences.current(name).is_some()
             || self.parts.controls.paused(Controlled::Sequence(name)).is_some()
@@ -45,25 +51,38 @@ impl Desk {
         if !is_known {
             return Err(Problem::no_such_sequence(name));
         }
-        let changed = self.hold(Controlled::Sequence(name), paused, operator).await?;
+        let changed = self.hold(Controlled::Sequence(name), paused, operator, request).await?;
         Ok(json!({"sequence": name, "paused": paused, "changed": changed}))
     }
 
-    pub(super) async fn hold_provider(&self, name: &str, paused: bool, operator: &Operator) -> Result<Value, Problem> {
+    pub(super) async fn hold_provider(
+        &self,
+        name: &str,
+        paused: bool,
+        operator: &Operator,
+        request: &RequestId,
+    ) -> Result<Value, Problem> {
         let known: Vec<_> = self.parts.controller.providers().into_iter().map(|provider| provider.name).collect();
         let is_held = self.parts.controls.paused(Controlled::Provider(name)).is_some();
         if !is_held && !known.iter().any(|known| known == name) {
             let message = format!("there is no provider `{name}`; there are: {}", known.join(", "));
             return Err(Problem { status: 404, code: "no_such_provider", message });
         }
-        let changed = self.hold(Controlled::Provider(name), paused, operator).await?;
+        let changed = self.hold(Controlled::Provider(name), paused, operator, request).await?;
         Ok(json!({"provider": name, "paused": paused, "changed": changed}))
     }
 
-    async fn hold(&self, what: Controlled<'_>, paused: bool, operator: &Operator) -> Result<bool, Problem> {
+    async fn hold(
+        &self,
+        what: Controlled<'_>,
+        paused: bool,
+        operator: &Operator,
+        request: &RequestId,
+    ) -> Result<bool, Problem> {
         let (by, reason) = (operator.by().to_owned(), operator.reason().to_owned());
         let timestamp = self.parts.controller.clock().now();
-        Ok(self.parts.controls.change(what, &Control { paused, reason, by, timestamp }).await?)
+        let control = Control { paused, reason, by, timestamp };
+        Ok(self.parts.controls.change(what, &control, Some(request)).await?)
     }
 
     /// Publishes what is new in this process's folder. The others, and this one, go on with it.

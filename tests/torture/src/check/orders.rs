@@ -16,6 +16,7 @@ pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &
         let lines = traces.get(order.id.as_str()).map(Vec::as_slice).unwrap_or_default();
         traced(order, lines, found);
         let Some(acknowledged) = order.acknowledged() else { continue };
+        again(history, order, lines, found);
         match &order.verb {
             Verb::Pause(held) => paused(history, order, held, acknowledged, rules, found),
             Verb::Stop(address, sequence) => {
@@ -44,7 +45,7 @@ pub(super) fn restarts(history: &History) -> HashMap<(&str, &str), (usize, usize
 
 /// What an order did, as the journal tells: at once and once, if it was acknowledged; nothing, if it was refused.
 fn traced(order: &Order, lines: &[&Line], found: &mut Found) {
-    // Sequences and providers remember no requests: one that is repeated is told of again, and changes nothing.
+    // A pause of a sequence, or of the provider, is journalled before it is written, and so perhaps more often.
     let Some(address) = order.verb.address() else { return };
     let at = Some(order.first_sent);
     let told = || {
@@ -71,6 +72,22 @@ fn traced(order: &Order, lines: &[&Line], found: &mut Found) {
             "an acknowledgement for its repeat, too",
             format!("{code}: {order}"),
         );
+    }
+}
+
+/// A sequence or the provider is not paused, or resumed, by an order after the next one about it was acknowledged.
+fn again(history: &History, order: &Order, lines: &[&Line], found: &mut Found) {
+    let (Verb::Pause(held) | Verb::Resume(held)) = &order.verb else { return };
+    let is_next = |later: &&Order| {
+        let (Verb::Pause(it) | Verb::Resume(it)) = &later.verb else { return false };
+        it == held && later.first_sent > order.first_sent
+    };
+    let next = history.orders.iter().filter(is_next).filter_map(Order::acknowledged).min();
+    for line in lines.iter().filter(|line| next.is_some_and(|next| line.timestamp > next)) {
+        if order.verb.address().is_none() {
+            let expected = format!("nothing of {order} any more");
+            found.add(Kind::OrderedTwice, "", Some(line.timestamp), expected, format!("`{}`", line.event));
+        }
     }
 }
 

@@ -278,6 +278,22 @@ fn an_order_that_is_carried_out_twice_is_found() {
 }
 
 #[test]
+fn a_pause_that_is_carried_out_again_after_its_end_is_found() {
+    for (what, event) in [(welcome(), "sequence_paused"), (Held::Provider, "provider_paused")] {
+        let mut history = held(&what, event);
+        let line = history.journal.iter().find(|line| line.event == event).cloned().unwrap();
+        // It is journalled before it is written: twice where the answer was lost.
+        history.journal.push(Line { timestamp: 1_508, ..line.clone() });
+        assert_eq!(kinds(&history), []);
+        history.journal.push(Line { timestamp: 7_011, ..line });
+        assert_eq!(kinds(&history), [Kind::OrderedTwice]);
+        // It was never answered, so it may come whenever it does.
+        history.orders[0].answer = None;
+        assert_eq!(kinds(&history), []);
+    }
+}
+
+#[test]
 fn the_repeat_of_an_acknowledged_order_is_acknowledged() {
     let mut history = stopped();
     history.orders[0].repeat = Some(Answer { at: 3_000, refused: None });

@@ -77,18 +77,22 @@ async fn a_sweep_that_the_server_interrupts_goes_on_where_it_was_and_then_nothin
 #[tokio::test(flavor = "multi_thread")]
 async fn with_two_engines_the_stream_of_timers_is_deleted_under_load_and_every_lead_gets_its_emails_once() {
     let mut system = System::new("resend").await;
-    system.set("DRIPLINE_ENGINE__SWEEP_EVERY", "1h");
+    // Both sweep because of the deletion, and one of them on the interval: an answer to a message of the old stream that
+    // comes late settles the new one's message of the same number.
+    system.set("DRIPLINE_ENGINE__SWEEP_EVERY", "5s");
     let _engines = [system.start("run").await, system.start("engine").await];
     let context = async_nats::jetstream::new(async_nats::connect(system.server.url()).await.unwrap());
-    for number in 0..500 {
+    for number in 0..200 {
         let lead = json!({"email": format!("lead-{number}@example.com")}).to_string();
         context.publish("leads.new", lead.into()).await.unwrap().await.unwrap();
     }
-    system.until_accepted(600).await;
+    system.until_accepted(240).await;
     system.server.cli(["stream", "rm", "TIMERS", "-f"]).await.unwrap();
-    system.until_all(500, "COMPLETED").await;
+    system.until_all(200, "COMPLETED").await;
+    let mended = sweeps(&system).iter().filter_map(|sweep| sweep["mended"].as_u64()).sum::<u64>();
+    assert!(mended > 0, "the deletion was too late to show anything");
     let summary = system.summary().await;
-    assert_eq!((summary.accepted, summary.duplicates, summary.distinct_send_keys), (1_500, 0, 1_500));
+    assert_eq!((summary.accepted, summary.duplicates, summary.distinct_send_keys), (600, 0, 600));
 }
 
 /// An engine, and where it is measured.

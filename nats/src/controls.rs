@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::connect::Connections;
 use crate::journal::publish_lines;
-use crate::store::KV_OPERATION;
+use crate::store::is_removed;
 use crate::topology::{CONTROLS, CONTROLS_BUCKET, CONTROLS_BUCKET_SUBJECT};
 use crate::unavailable;
 
@@ -238,7 +238,7 @@ async fn watch_bucket(
         let message = message?;
         to_come = to_come.saturating_sub(1);
         let Some(key) = message.subject.strip_prefix(CONTROLS_BUCKET_SUBJECT) else { continue };
-        let removed = message.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some());
+        let removed = is_removed(message.headers.as_ref());
         let control = (!removed).then(|| control(key, &message.payload)).filter(|control| control.paused);
         match control {
             Some(control) => paused.insert(key.to_owned(), control),

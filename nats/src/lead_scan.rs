@@ -10,7 +10,7 @@ use dripline_domain::Lead;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use crate::key_hash::key_hash;
-use crate::store::KV_OPERATION;
+use crate::store::is_removed;
 use crate::topology::LEADS_BUCKET_SUBJECT;
 
 /// The leads of the bucket, each as it was when it was read.
@@ -43,7 +43,7 @@ impl LeadScan {
         // A lead that changes after it was read comes again, at its new place. As in the sweeper, eight bytes each.
         let mut seen = HashSet::new();
         let leads = messages.try_filter_map(move |message| {
-            let deleted = message.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some());
+            let deleted = is_removed(message.headers.as_ref());
             let key = message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).unwrap_or_default().to_owned();
             let new = !deleted && seen.insert(key_hash(&key));
             std::future::ready(Ok(new.then(|| ScannedLead { key, lead: Lead::from_json(&message.payload) })))

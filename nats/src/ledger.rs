@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, watch};
 use crate::key_hash::key_hash;
 use crate::lead_scan::messages;
 use crate::marks::Marks;
-use crate::store::KV_OPERATION;
+use crate::store::is_removed;
 use crate::topology::{DUE, LEADS_BUCKET_SUBJECT, TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 use crate::unavailable;
 
@@ -103,9 +103,8 @@ fn revision(message: &Message) -> Result<Revision, StoreError> {
 /// One lead as its headers show it; none where the message is no lead of ours.
 fn read(revision: Revision, message: &Message, with_timer: &WithTimer, fired_by: Timestamp) -> Option<Scanned> {
     let headers = message.headers.as_ref();
-    let is_gone = headers.is_some_and(|headers| headers.get(KV_OPERATION).is_some());
     match message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).map(LeadKey::parse) {
-        Some(Ok(key)) if !is_gone => {
+        Some(Ok(key)) if !is_removed(headers) => {
             let Marks { status, generation, next_action, .. } = Marks::read(headers);
             let hash = key_hash(key.as_str());
             // A schedule that a killed server had fired may stand there again, and never fires: of a lead whose time is

@@ -6,7 +6,7 @@ use dripline_domain::{LeadStatus, Timestamp};
 
 /// The header of a document that says what a scan needs to know, so that it need not read the document:
 /// `ACTIVE generation=4 next=1795546430018 write=5d1c0f2a9be37718`. One, since the server and the client look through all
-/// headers of a message a dozen times.
+/// headers of a message many times.
 pub(crate) const HEADER: HeaderName = HeaderName::from_static("Dripline");
 
 /// What the header of a document says.

@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::batch::is_wrong_last_sequence;
 use crate::journal::publish_lines;
-use crate::store::KV_OPERATION;
+use crate::store::is_removed;
 use crate::topology::SEQUENCES_BUCKET_SUBJECT;
 
 /// Which sequence a lead enters that names none.
@@ -234,7 +234,7 @@ pub async fn read_sequence(stream: &Stream<()>, name: &str, version: u32) -> Res
         Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StoreError::Unavailable(error.into())),
     };
-    if message.headers.get(KV_OPERATION).is_some() {
+    if is_removed(Some(&message.headers)) {
         return Ok(None);
     }
     serde_json::from_slice(&message.payload).map(Some).map_err(|error| StoreError::Unreadable(error.into()))

@@ -17,7 +17,7 @@ use crate::topology::{JOURNAL_SUBJECT, JOURNAL_TTL, LEADS_BUCKET_SUBJECT};
 /// An erased lead's key stays for so long. Whoever holds an older revision has lost it, then and afterwards.
 const ERASED_TTL: &str = "5s";
 /// On a key that was deleted or purged, by the CLI or another client.
-pub(crate) const KV_OPERATION: &str = "KV-Operation";
+const KV_OPERATION: &str = "KV-Operation";
 
 /// The bucket `leads`.
 pub struct JetStreamLeadStore {
@@ -59,7 +59,7 @@ impl LeadStore for JetStreamLeadStore {
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok((None, 0)),
             Err(error) => return Err(StoreError::Unavailable(error.into())),
         };
-        if message.headers.get(KV_OPERATION).is_some() {
+        if is_removed(Some(&message.headers)) {
             return Ok((None, message.sequence));
         }
         let lead = Lead::from_json(&message.payload).map_err(|error| StoreError::Unreadable(error.into()))?;
@@ -92,6 +92,11 @@ impl LeadStore for JetStreamLeadStore {
     async fn examine(&self, puts: &[Put]) -> Result<Vec<Fate>, StoreError> {
         try_join_all(puts.iter().map(|put| self.fate(put))).await
     }
+}
+
+/// Whether a bucket's message marks that its key was deleted or purged.
+pub(crate) fn is_removed(headers: Option<&HeaderMap>) -> bool {
+    headers.is_some_and(|headers| headers.get(KV_OPERATION).is_some())
 }
 
 fn subject(key: &LeadKey) -> String {

@@ -22,7 +22,7 @@ use crate::batch::is_wrong_last_sequence;
 use crate::connect::Connections;
 use crate::inbox::timestamp;
 use crate::key_hash::key_hash;
-use crate::store::KV_OPERATION;
+use crate::store::is_removed;
 use crate::topology::SUPPRESSIONS_BUCKET_SUBJECT;
 
 /// The bucket `suppressions`, asked before each email at the cost of a look into memory.
@@ -191,7 +191,7 @@ impl SuppressionBucket {
 }
 
 fn entry(message: &StreamMessage) -> Suppression {
-    if message.headers.get(KV_OPERATION).is_some() {
+    if is_removed(Some(&message.headers)) {
         return Suppression::default();
     }
     Suppression::parse(&message.payload, timestamp(message.time.unix_timestamp_nanos()))
@@ -255,7 +255,7 @@ async fn watch_bucket(
     let mut messages = consumer.messages().await?;
     while let Some(message) = messages.next().await {
         let message = message?;
-        let removed = message.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some());
+        let removed = is_removed(message.headers.as_ref());
         if let Some(key) = message.subject.strip_prefix(SUPPRESSIONS_BUCKET_SUBJECT) {
             suppressed.set(key, !removed);
         }

@@ -14,7 +14,7 @@ use super::request::{History, List, Migrate, Problem};
 use super::{Desk, PAGE_TIME};
 use crate::lead_scan::messages;
 use crate::marks::Marks;
-use crate::store::KV_OPERATION;
+use crate::store::is_removed;
 use crate::topology::LEADS_BUCKET_SUBJECT;
 
 /// Entries of a page, unless another number is asked for.
@@ -87,7 +87,7 @@ impl Desk {
             let Scanned { sequence: place, pending, message } = scanned(message?)?;
             let headers = message.headers.as_ref();
             let marks = Marks::read(headers);
-            let is_wanted = headers.is_none_or(|headers| headers.get(KV_OPERATION).is_none())
+            let is_wanted = !is_removed(headers)
                 && (status.is_none() || status == marks.status)
                 && (!overdue || marks.next_action.is_some_and(|next| next < now));
             if is_wanted && let Some(lead) = self.document(&message).await? {

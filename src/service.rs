@@ -366,6 +366,7 @@ pub fn settings(config: &Config, owner: String, lead_ids: LeadIdKey) -> Settings
             longest: config.esp.probe_every,
             ..BreakerLimits::default()
         },
+        ack_wait: config.engine.ack_wait,
         sweep_every: config.engine.sweep_every,
         counting: counting_rules(config),
         sanitiser: sanitiser(config),

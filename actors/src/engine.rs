@@ -14,8 +14,9 @@ use tokio::task::JoinHandle;
 use crate::breaker::BreakerLimits;
 use crate::committer::Committer;
 use crate::control::Controller;
+use crate::due::Due;
 use crate::feedback::FeedbackIntake;
-use crate::intake::{Due, Intake};
+use crate::intake::Intake;
 use crate::leads::{LeadLimits, Leads, Services};
 use crate::limiter::{Rate, RateLimiter};
 use crate::metrics::{Metrics, starts};
@@ -60,6 +61,8 @@ pub struct Settings {
     pub soft_bounces: SoftBouncePolicy,
     /// When a failing provider is left alone, and for how long.
     pub breaker: BreakerLimits,
+    /// A queue delivers again what it has heard nothing of for so long.
+    pub ack_wait: Duration,
     /// Between two sweeps.
     pub sweep_every: Duration,
     /// What is counted, and when a sequence is paused.
@@ -186,6 +189,7 @@ impl Engine {
         let in_flight = [settings.due_in_flight, settings.intake_in_flight, settings.feedback_in_flight];
         let places = in_flight.map(Places::new);
 
+        let silence = settings.ack_wait / 3;
         let name = |actor: &str| format!("{}/{actor}", settings.owner);
         // In the order of dependence: when one fails, it and all after it are restarted.
         let mut child_specs = vec![
@@ -220,15 +224,15 @@ impl Engine {
             }),
             child(name("due-pump"), {
                 let (inbox, places, stopping) = (Arc::clone(&ports.due), places[0].clone(), stopped.clone());
-                move || pump(&inbox, Arc::clone(&due) as _, &places, &stopping)
+                move || pump(&inbox, Arc::clone(&due) as _, &places, silence, &stopping)
             }),
             child(name("intake-pump"), {
                 let (inbox, places, stopping) = (Arc::clone(&ports.leads), places[1].clone(), stopped.clone());
-                move || pump(&inbox, Arc::clone(&intake) as _, &places, &stopping)
+                move || pump(&inbox, Arc::clone(&intake) as _, &places, silence, &stopping)
             }),
             child(name("feedback-pump"), {
                 let (inbox, places, stopping) = (Arc::clone(&ports.feedback), places[2].clone(), stopped.clone());
-                move || pump(&inbox, Arc::clone(&feedback) as _, &places, &stopping)
+                move || pump(&inbox, Arc::clone(&feedback) as _, &places, silence, &stopping)
             }),
             child(name("statistics"), {
                 let arguments = StatisticsArguments {
@@ -316,10 +320,11 @@ fn pump(
     inbox: &Arc<dyn Inbox>,
     consume: Arc<dyn Consume>,
     places: &Places,
+    silence: Duration,
     stopping: &watch::Receiver<bool>,
 ) -> (PumpActor, PumpArguments) {
-    let arguments =
-        PumpArguments { inbox: Arc::clone(inbox), consume, places: places.clone(), stopping: stopping.clone() };
+    let (inbox, places, stopping) = (Arc::clone(inbox), places.clone(), stopping.clone());
+    let arguments = PumpArguments { inbox, consume, places, silence, stopping };
     (PumpActor, arguments)
 }
 

@@ -1,5 +1,5 @@
 //! What providers and people tell us: each event read, its suppression written down, and handed to its lead.
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dripline_domain::{Feedback, LeadIdKey, LeadKey};
@@ -8,8 +8,9 @@ use crate::Chain;
 use crate::crash_point::crash_point;
 use crate::intake::{hand_over, reject};
 use crate::leads::Services;
-use crate::ports::{Acknowledge, Delivery, FeedbackReader, Settle, Settlement};
+use crate::ports::{Delivery, FeedbackReader, Settle};
 use crate::pump::Consume;
+use crate::shares::shares;
 
 /// An event of a provider comes on `feedback.<provider>`.
 const FEEDBACK_SUBJECT: &str = "feedback.";
@@ -33,8 +34,10 @@ impl Consume for FeedbackIntake {
         let provider = delivery.subject.strip_prefix(FEEDBACK_SUBJECT).unwrap_or_default();
         match self.reader.read(provider, &delivery.payload) {
             Ok(told) => {
-                for (feedback, delivery) in one_each(told, delivery) {
-                    self.take(feedback, delivery);
+                // Should one of them be delivered again, telling the others again changes nothing.
+                let share = shares(delivery);
+                for feedback in told {
+                    self.take(feedback, share());
                 }
             }
             Err(error) => reject(&self.services, "invalid_feedback", error.to_string(), delivery),
@@ -66,58 +69,5 @@ impl FeedbackIntake {
                 }
             }
         });
-    }
-}
-
-/// A delivery for each of what one message tells. The message is settled once all of them are: again if one of them must
-/// be, since telling the others again changes nothing.
-fn one_each(told: Vec<Feedback>, delivery: Delivery) -> impl Iterator<Item = (Feedback, Delivery)> {
-    let Delivery { subject, payload, content_type, message_id, sequence, published, deliveries, trace, settlement } =
-        delivery;
-    let whole = Arc::new(Mutex::new(Whole { settlement: Some(settlement), how: Settle::Ack }));
-    told.into_iter().map(move |feedback| {
-        let delivery = Delivery {
-            subject: subject.clone(),
-            payload: payload.clone(),
-            content_type: content_type.clone(),
-            message_id: message_id.clone(),
-            sequence,
-            published,
-            deliveries,
-            trace: trace.clone(),
-            settlement: Settlement::new(Part(Arc::clone(&whole))),
-        };
-        (feedback, delivery)
-    })
-}
-
-/// A message that is settled when the last of its parts is gone.
-struct Whole {
-    settlement: Option<Settlement>,
-    how: Settle,
-}
-
-struct Part(Arc<Mutex<Whole>>);
-
-impl Acknowledge for Part {
-    fn settle(self: Box<Self>, how: Settle) {
-        let mut whole = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        whole.how = match (whole.how, how) {
-            (Settle::Retry(one), Settle::Retry(other)) => Settle::Retry(one.max(other)),
-            (retry @ Settle::Retry(_), Settle::Ack | Settle::Terminate)
-            | (Settle::Ack | Settle::Terminate, retry @ Settle::Retry(_)) => retry,
-            (Settle::Ack, Settle::Ack) => Settle::Ack,
-            (Settle::Terminate, Settle::Ack | Settle::Terminate) | (Settle::Ack, Settle::Terminate) => {
-                Settle::Terminate
-            }
-        };
-    }
-}
-
-impl Drop for Whole {
-    fn drop(&mut self) {
-        if let Some(settlement) = self.settlement.take() {
-            settlement.settle(self.how);
-        }
     }
 }

@@ -1,32 +1,14 @@
-//! What comes out of the queues: raw leads and fired timers, each read, checked and handed to its lead.
+//! Raw leads: each is read, checked and handed to its lead.
 use std::sync::Arc;
 
-use bytes::Bytes;
 use dripline_domain::{Arrival, ArrivalError, LeadIdKey, LeadKey, Sanitiser};
-use serde::{Deserialize, Serialize};
 
 use crate::leads::Services;
 use crate::ports::{Delivery, Rejection};
-use crate::pump::{Consume, Room};
+use crate::pump::Consume;
 
 /// The subject of raw leads; `leads.new.<source>` names the source.
 const LEADS_SUBJECT: &str = "leads.new";
-/// A fired timer comes on `timers.due.<key>`.
-const DUE_SUBJECT: &str = "timers.due.";
-
-/// What a timer carries. MessagePack: only the engine reads it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimerPayload {
-    /// The lead's generation when it was set.
-    pub generation: u64,
-}
-
-impl TimerPayload {
-    /// As bytes.
-    pub fn encode(self) -> Result<Bytes, rmp_serde::encode::Error> {
-        rmp_serde::to_vec(&self).map(Bytes::from)
-    }
-}
 
 /// Reads raw leads.
 pub(crate) struct Intake {
@@ -73,33 +55,6 @@ impl Intake {
                 self.sanitiser.read(fields)
             }
             _ => self.sanitiser.read_json(&delivery.payload),
-        }
-    }
-}
-
-/// Reads fired timers.
-pub(crate) struct Due {
-    pub(crate) services: Arc<Services>,
-}
-
-impl Consume for Due {
-    fn name(&self) -> &'static str {
-        "due"
-    }
-
-    fn room(&self) -> Room {
-        let now = self.services.clock.now();
-        self.services.providers.room(now).and(self.services.limiter.room(now))
-    }
-
-    fn consume(&self, delivery: Delivery) {
-        let key = delivery.subject.strip_prefix(DUE_SUBJECT).map(LeadKey::parse);
-        let payload = rmp_serde::from_slice::<TimerPayload>(&delivery.payload);
-        match (key, payload) {
-            (Some(Ok(key)), Ok(payload)) => hand_over(self.services.leads.wake(key, payload.generation, delivery)),
-            (Some(Err(error)), _) => reject(&self.services, "invalid_timer", error.to_string(), delivery),
-            (None, _) => reject(&self.services, "invalid_timer", "not a timer's subject".to_owned(), delivery),
-            (_, Err(error)) => reject(&self.services, "invalid_timer", error.to_string(), delivery),
         }
     }
 }

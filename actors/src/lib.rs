@@ -10,6 +10,7 @@ mod canary;
 mod committer;
 mod control;
 mod crash_point;
+mod due;
 mod engine;
 mod feedback;
 mod intake;
@@ -21,9 +22,11 @@ pub mod ports;
 mod presence;
 mod provider;
 mod pump;
+mod shares;
 mod slot;
 mod statistics;
 mod sweeper;
+mod timer;
 pub mod trace;
 mod watch;
 
@@ -36,13 +39,13 @@ pub use canary::{CanaryPorts, Evidence};
 pub use committer::CommitError;
 pub use control::{ControlError, Controller, Obeyed, Order, OrderedAction, ProviderStatus};
 pub use engine::{Engine, Ports, Settings, StartError};
-pub use intake::TimerPayload;
 pub use leads::LeadLimits;
 pub use limiter::Rate;
 pub use outgoing::Subscriber;
 pub use provider::Providers;
 pub use slot::NotRunning;
 pub use statistics::replay;
+pub use timer::{NotATimer, Timer};
 pub use watch::{Watch, WatchPorts};
 
 /// Shows an error with all its sources, in one line: `the lead store is unavailable: timed out`.

@@ -14,6 +14,8 @@ use dripline_domain::{
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+use crate::timer::Timer;
+
 /// The cause of a port's failure, kept for the log.
 pub type Source = Box<dyn StdError + Send + Sync>;
 
@@ -88,13 +90,11 @@ pub enum StoreError {
 /// Timers that outlive the process.
 #[async_trait]
 pub trait Timers: Send + Sync + 'static {
-    /// Sets the one timer of this lead, in place of any earlier one. A time in the past fires at once. It may fire early by
-    /// half a second at most: the lead waits out the rest.
-    async fn set(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError>;
-    /// The same, but only for a lead that has neither a timer nor a fired one in the queue.
-    async fn set_if_absent(&self, key: &LeadKey, at: Timestamp, generation: u64) -> Result<(), TimerError>;
-    /// Removes the lead's timer, if there is one.
-    async fn clear(&self, key: &LeadKey) -> Result<(), TimerError>;
+    /// Sets a timer, beside any earlier one of its lead. A time in the past fires at once. It may fire early by half a
+    /// second at most: the lead waits out the rest.
+    async fn set(&self, timer: Timer) -> Result<(), TimerError>;
+    /// Removes the address from all timers that are still to fire: its lead was erased.
+    async fn forget(&self, key: &LeadKey) -> Result<(), TimerError>;
 }
 
 /// A timer could not be set. The sweeper sets it later.
@@ -258,6 +258,8 @@ pub struct Settlement(Option<Box<dyn Acknowledge>>);
 pub trait Acknowledge: Send + Sync + 'static {
     /// Sends the answer; must not block.
     fn settle(self: Box<Self>, how: Settle);
+    /// Says that it is still ours, so that it is not delivered again yet; must not block.
+    fn in_progress(&self);
 }
 
 /// The closed set of answers.
@@ -275,6 +277,13 @@ impl Settlement {
     /// Wraps the client's side.
     pub fn new(acknowledge: impl Acknowledge) -> Self {
         Self(Some(Box::new(acknowledge)))
+    }
+
+    /// Says that it will be answered later.
+    pub fn in_progress(&self) {
+        if let Some(acknowledge) = &self.0 {
+            acknowledge.in_progress();
+        }
     }
 
     /// Answers.
@@ -328,12 +337,12 @@ impl Rejection {
     }
 }
 
-/// What stands in the buckets and the timers, for the sweeper; read from headers and subjects alone.
+/// What stands in the buckets and the timers, for the sweeper.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Every lead whose newest document has a later revision than this one, in the order of revisions; 0 for every lead.
-    /// No more than there are now: one that changes while this is read comes at its new revision, or not. The timers of
-    /// leads whose time is before `fired_by` have surely fired: one that has not never will.
+    /// No more than there are now: one that changes while this is read comes at its new revision, or not. A timer whose
+    /// time is before `fired_by` has surely fired: one that has not never will.
     async fn scan(
         &self,
         after: Revision,
@@ -356,7 +365,8 @@ pub struct Scanned {
     pub generation: u64,
     /// Where it is; none where another client wrote the document.
     pub status: Option<LeadStatus>,
-    /// Whether it had a timer when the scan began: fired and in the queue, or pending if its time is not long over.
+    /// Whether it has a timer of its generation, in the queue or still to fire, or is changing just now: then whoever
+    /// changes it sets one.
     pub has_timer: bool,
 }
 

@@ -1,9 +1,10 @@
 //! The pumps: pull messages, hand them over, and pull no more than the leads can take.
 //!
-//! A pump holds at most its capacity of unsettled messages, so that memory is bounded and no message is redelivered
-//! while it waits its turn.
+//! What is at work at a time is bounded by a pump's places, and so is memory. A message may hold many leads' timers: what is
+//! left of it waits in the pump, and its queue is told so, that it is not delivered again meanwhile.
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dripline_domain::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -16,19 +17,23 @@ use crate::ports::{Acknowledge, Delivery, Inbox, Settle, Settlement};
 /// A pump whose queue is away asks again after this.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// Takes one message over; it settles it, now or later.
+/// Takes messages over; it settles them, now or later.
 pub(crate) trait Consume: Send + Sync + 'static {
     /// The pump's name in logs.
     fn name(&self) -> &'static str;
+    /// What a message holds: each is at work, and settled, by itself. At least one.
+    fn split(&self, delivery: Delivery) -> Vec<Delivery> {
+        vec![delivery]
+    }
     /// Must not block: it hands over.
     fn consume(&self, delivery: Delivery);
-    /// How many messages may be at work now.
+    /// How many may be at work now.
     fn room(&self) -> Room {
         Room::AtMost(usize::MAX)
     }
 }
 
-/// How many messages may be at work.
+/// How many may be at work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
     /// None before this time.
@@ -51,7 +56,7 @@ impl Room {
 /// A pump that may not pull looks again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// A pump's places for unsettled messages; they outlive the pump's restarts.
+/// A pump's places for what is at work; they outlive the pump's restarts.
 #[derive(Clone)]
 pub(crate) struct Places {
     free: Arc<Semaphore>,
@@ -64,7 +69,7 @@ impl Places {
         Self { free: Arc::new(Semaphore::new(most as usize)), most }
     }
 
-    /// Messages not settled yet, and room asked for by a pull under way.
+    /// What is not settled yet, and room asked for by a pull under way.
     pub(crate) fn taken(&self) -> usize {
         (self.most as usize).saturating_sub(self.free.available_permits())
     }
@@ -86,16 +91,63 @@ pub(crate) struct PumpArguments {
     pub(crate) inbox: Arc<dyn Inbox>,
     pub(crate) consume: Arc<dyn Consume>,
     pub(crate) places: Places,
+    /// How long a message may be held without a word to its queue.
+    pub(crate) silence: Duration,
     /// Turns true when the engine stops.
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
 pub(crate) struct PumpState {
-    inbox: Arc<dyn Inbox>,
-    consume: Arc<dyn Consume>,
-    places: Places,
-    stopping: watch::Receiver<bool>,
+    arguments: PumpArguments,
+    waiting: Waiting,
     metrics: Arc<PumpMetrics>,
+}
+
+/// What was pulled and has no place yet: how much a message holds shows only when it is here.
+struct Waiting {
+    messages: VecDeque<Delivery>,
+    /// What is left of the message before them.
+    rest: VecDeque<Delivery>,
+    /// How much a message holds: a moving average.
+    size: f64,
+    /// When their queue was last told that they are still ours.
+    told: Instant,
+}
+
+impl Waiting {
+    /// Of nothing; the first pull asks for few messages.
+    fn new() -> Self {
+        Self { messages: VecDeque::new(), rest: VecDeque::new(), size: 64.0, told: Instant::now() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.rest.is_empty()
+    }
+
+    fn next(&mut self, consume: &dyn Consume) -> Option<Delivery> {
+        if self.rest.is_empty() {
+            self.rest.extend(consume.split(self.messages.pop_front()?));
+            self.size += (self.rest.len() as f64 - self.size) / 8.0;
+        }
+        self.rest.pop_front()
+    }
+
+    /// How many messages hold so much, about; at least one.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and `count`")]
+    fn messages_for(&self, count: usize) -> usize {
+        ((count as f64 / self.size.max(1.0)) as usize).max(1)
+    }
+
+    fn tell_in_progress(&mut self, silence: Duration) {
+        if self.told.elapsed() < silence {
+            return;
+        }
+        self.told = Instant::now();
+        // What is left of one message speaks for all of it.
+        for delivery in self.rest.front().into_iter().chain(&self.messages) {
+            delivery.settlement.in_progress();
+        }
+    }
 }
 
 impl Actor for PumpActor {
@@ -106,11 +158,11 @@ impl Actor for PumpActor {
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
-        PumpArguments { inbox, consume, places, stopping }: PumpArguments,
+        arguments: PumpArguments,
     ) -> Result<PumpState, ActorProcessingErr> {
         myself.cast(Message::Pull)?;
-        let metrics = Arc::new(PumpMetrics::new(consume.name()));
-        Ok(PumpState { inbox, consume, places, stopping, metrics })
+        let metrics = Arc::new(PumpMetrics::new(arguments.consume.name()));
+        Ok(PumpState { arguments, waiting: Waiting::new(), metrics })
     }
 
     async fn handle(
@@ -120,7 +172,7 @@ impl Actor for PumpActor {
         state: &mut PumpState,
     ) -> Result<(), ActorProcessingErr> {
         state.pull().await;
-        if !*state.stopping.borrow() {
+        if !*state.arguments.stopping.borrow() {
             myself.cast(Message::Pull)?;
         }
         Ok(())
@@ -129,40 +181,57 @@ impl Actor for PumpActor {
 
 impl PumpState {
     async fn pull(&mut self) {
-        self.metrics.held.set(number(self.places.taken()));
-        let most = match self.consume.room() {
-            Room::AtMost(most) if most > self.places.taken() => most - self.places.taken(),
+        let PumpArguments { inbox, consume, places, silence, stopping } = &mut self.arguments;
+        let waiting = &mut self.waiting;
+        self.metrics.held.set(number(places.taken()));
+        waiting.tell_in_progress(*silence);
+        let most = match consume.room() {
+            Room::AtMost(most) if most > places.taken() => most - places.taken(),
             Room::AtMost(_) | Room::Closed(_) => {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK_AGAIN) => {}
-                    _ = self.stopping.wait_for(|stopping| *stopping) => {}
+                    _ = stopping.wait_for(|stopping| *stopping) => {}
                 }
                 return;
             }
         };
         // A quarter free before the next pull: large pulls cost the server less than many small ones.
-        let quarter = (self.places.most / 4).max(1).min(u32::try_from(most).unwrap_or(u32::MAX));
-        let mut places = tokio::select! {
-            places = self.places.free().acquire_many_owned(quarter) => match places {
-                Ok(places) => places,
+        let quarter = if waiting.is_empty() { (places.most / 4).max(1) } else { 1 };
+        let quarter = quarter.min(u32::try_from(most).unwrap_or(u32::MAX));
+        let mut taken = tokio::select! {
+            taken = places.free().acquire_many_owned(quarter) => match taken {
+                Ok(taken) => taken,
                 Err(_closed) => return,
             },
-            _ = self.stopping.wait_for(|stopping| *stopping) => return,
+            () = tokio::time::sleep(*silence) => return,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
         };
-        let free = self.places.free.available_permits().min(most - places.num_permits());
-        if let Ok(more) = self.places.free().try_acquire_many_owned(u32::try_from(free).unwrap_or(0)) {
-            places.merge(more);
+        let free = places.free.available_permits().min(most - taken.num_permits());
+        if let Ok(more) = places.free().try_acquire_many_owned(u32::try_from(free).unwrap_or(0)) {
+            taken.merge(more);
         }
-        let (consume, metrics) = (Arc::clone(&self.consume), Arc::clone(&self.metrics));
-        let most = places.num_permits();
-        let mut deliver = |mut delivery: Delivery| {
-            let place = places.split(1);
-            let metrics = Arc::clone(&metrics);
-            delivery.settlement = Settlement::new(Placed { settlement: delivery.settlement, metrics, _place: place });
-            consume.consume(delivery);
+        let metrics = &self.metrics;
+        let mut hand_over = |waiting: &mut Waiting| {
+            while taken.num_permits() > 0
+                && let Some(mut delivery) = waiting.next(&**consume)
+            {
+                let (settlement, metrics) = (delivery.settlement, Arc::clone(metrics));
+                delivery.settlement = Settlement::new(Placed { settlement, metrics, _place: taken.split(1) });
+                consume.consume(delivery);
+            }
+            taken.num_permits()
         };
-        if let Err(error) = self.inbox.pull(most, &mut deliver).await {
-            tracing::warn!(pump = self.consume.name(), error = %Chain(&error), "the queue is away; asking again");
+        let left = hand_over(waiting);
+        if left == 0 {
+            return;
+        }
+        let most = waiting.messages_for(left);
+        let mut deliver = |delivery: Delivery| {
+            waiting.messages.push_back(delivery);
+            hand_over(waiting);
+        };
+        if let Err(error) = inbox.pull(most, &mut deliver).await {
+            tracing::warn!(pump = consume.name(), error = %Chain(&error), "the queue is away; asking again");
             tokio::time::sleep(AWAY).await;
         }
     }
@@ -179,5 +248,9 @@ impl Acknowledge for Placed {
     fn settle(self: Box<Self>, how: Settle) {
         self.metrics.settled(how);
         self.settlement.settle(how);
+    }
+
+    fn in_progress(&self) {
+        self.settlement.in_progress();
     }
 }

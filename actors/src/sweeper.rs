@@ -19,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 use crate::Chain;
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Ledger, Revision, Scanned, StoreError, Timers};
+use crate::timer::Timer;
 
 /// Leads that are looked at, and timers that are being set, at a time: bounds memory and the load on the server.
 const AT_ONCE: usize = 256;
@@ -139,7 +140,7 @@ impl SweeperArguments {
         // In order, though they are set at once: at an error, all before it are set, and none after it counts.
         let fired_by = self.clock.now().minus(LATE);
         let leads = self.ledger.scan(*place, fired_by).await?;
-        let mut leads = leads.map(|lead| self.mend(lead, fired_by)).buffered(AT_ONCE);
+        let mut leads = leads.map(|lead| self.mend(lead)).buffered(AT_ONCE);
         while let Some(lead) = leads.next().await {
             let (Scanned { revision, status, .. }, mended) = lead?;
             *place = revision;
@@ -156,20 +157,12 @@ impl SweeperArguments {
     }
 
     /// Sets the timer of a lead that has none and waits for something; whether it did.
-    async fn mend(
-        &self,
-        lead: Result<Scanned, StoreError>,
-        fired_by: Timestamp,
-    ) -> Result<(Scanned, bool), StoreError> {
+    async fn mend(&self, lead: Result<Scanned, StoreError>) -> Result<(Scanned, bool), StoreError> {
         let lead = lead?;
         let Some(at) = lead.next_action.filter(|_| !lead.has_timer) else { return Ok((lead, false)) };
-        let set = if at < fired_by {
-            // What stands in its place, if anything, is dead. Should the lead have moved on meanwhile, it is woken in vain.
-            self.timers.set(&lead.key, at, lead.generation).await
-        } else {
-            self.timers.set_if_absent(&lead.key, at, lead.generation).await
-        };
-        set.map_err(|error| StoreError::Unavailable(error.0))?;
+        // Should the lead have moved on meanwhile, it is woken in vain.
+        let timer = Timer { key: lead.key.clone(), at, generation: lead.generation, again: false, trace: None };
+        self.timers.set(timer).await.map_err(|error| StoreError::Unavailable(error.0))?;
         self.metrics.timers_mended.increment(1);
         Ok((lead, true))
     }
@@ -289,11 +282,7 @@ mod tests {
 
     #[async_trait]
     impl Timers for World {
-        async fn set(&self, _: &LeadKey, _: Timestamp, _: u64) -> Result<(), TimerError> {
-            panic!("a sweep replaces no timer")
-        }
-
-        async fn set_if_absent(&self, key: &LeadKey, _: Timestamp, _: u64) -> Result<(), TimerError> {
+        async fn set(&self, timer: Timer) -> Result<(), TimerError> {
             let (fails, others_first) = self.chance();
             for _ in 0..others_first {
                 tokio::task::yield_now().await;
@@ -301,12 +290,12 @@ mod tests {
             if fails {
                 return Err(TimerError("away".into()));
             }
-            self.timers.lock().unwrap().insert(key.clone());
+            self.timers.lock().unwrap().insert(timer.key);
             Ok(())
         }
 
-        async fn clear(&self, _: &LeadKey) -> Result<(), TimerError> {
-            panic!("a sweep removes no timer")
+        async fn forget(&self, _: &LeadKey) -> Result<(), TimerError> {
+            panic!("a sweep erases no lead")
         }
     }
 

@@ -132,15 +132,13 @@ pub enum StepEvent {
 pub enum Effect {
     /// Call the provider: this attempt is now on disk.
     Send(Attempt),
-    /// Set the lead's one timer, in place of any earlier one.
+    /// Set a timer. Earlier ones of the lead are of no use any more.
     SetTimer {
         /// When.
         at: Timestamp,
         /// The lead's generation, by which the timer is known when it fires.
         generation: u64,
     },
-    /// The lead waits for nothing any more.
-    ClearTimer,
 }
 
 /// A decision.
@@ -585,7 +583,6 @@ fn strongest(suppression: &Suppression) -> Option<Suppressed> {
 struct Change<'a> {
     lead: Lead,
     context: &'a Context,
-    next_before: Option<Timestamp>,
     generation_before: u64,
     /// By whom each entry is, where an operator is at work.
     operator: Option<&'a Operator>,
@@ -596,7 +593,6 @@ struct Change<'a> {
 impl<'a> Change<'a> {
     fn of(lead: Lead, context: &'a Context) -> Self {
         Self {
-            next_before: lead.next_action(),
             generation_before: lead.generation,
             operator: None,
             lead,
@@ -932,12 +928,10 @@ impl<'a> Change<'a> {
     }
 
     fn done(mut self) -> Transition {
-        if self.lead.generation != self.generation_before {
-            match self.lead.next_action() {
-                Some(at) => self.effects.push(Effect::SetTimer { at, generation: self.lead.generation }),
-                None if self.next_before.is_some() => self.effects.push(Effect::ClearTimer),
-                None => {}
-            }
+        if self.lead.generation != self.generation_before
+            && let Some(at) = self.lead.next_action()
+        {
+            self.effects.push(Effect::SetTimer { at, generation: self.lead.generation });
         }
         Transition { lead: self.lead, journal: self.journal, effects: self.effects }
     }

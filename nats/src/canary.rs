@@ -2,15 +2,14 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Operation, Store};
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
-use dripline_actors::ports::{CanaryStore, LeadStore, Revision, SaveError, StoreError, Timers};
+use dripline_actors::ports::{CanaryStore, LeadStore, Revision, SaveError, StoreError};
 use dripline_domain::{Canary, Lead, LeadKey, Sequence};
 
 use crate::alerts::refused;
 use crate::connect::Connections;
 use crate::sequences::read_sequence;
 use crate::store::JetStreamLeadStore;
-use crate::timers::JetStreamTimers;
-use crate::topology::{CANARY, LEADS_BUCKET, LEADS_BUCKET_SUBJECT, SEQUENCES_BUCKET, TIMERS};
+use crate::topology::{CANARY, LEADS_BUCKET, LEADS_BUCKET_SUBJECT, SEQUENCES_BUCKET};
 use crate::unavailable;
 
 /// The one key of the bucket.
@@ -21,7 +20,6 @@ pub struct JetStreamCanary {
     bucket: Store,
     leads: Stream<()>,
     store: JetStreamLeadStore,
-    timers: JetStreamTimers,
     sequences: Stream<()>,
 }
 
@@ -38,7 +36,6 @@ impl JetStreamCanary {
             bucket: context.get_key_value(CANARY).await.map_err(unavailable)?,
             leads: leads.clone(),
             store: JetStreamLeadStore::new(leads, connections.commits.clone()),
-            timers: JetStreamTimers::new(context.clone(), stream(TIMERS).await?),
             sequences: stream(SEQUENCES_BUCKET).await?,
         })
     }
@@ -66,8 +63,7 @@ impl CanaryStore for JetStreamCanary {
     async fn erase(&self, key: &LeadKey) -> Result<(), StoreError> {
         // The whole subject, so that not even a mark of the removal is left: there is a run every hour. A lead actor that
         // still has the document loses at its next commit, and finds none.
-        self.leads.purge().filter(format!("{LEADS_BUCKET_SUBJECT}{key}")).await.map_err(unavailable)?;
-        self.timers.clear(key).await.map_err(|error| StoreError::Unavailable(error.0))
+        self.leads.purge().filter(format!("{LEADS_BUCKET_SUBJECT}{key}")).await.map(drop).map_err(unavailable)
     }
 }
 

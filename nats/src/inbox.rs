@@ -145,6 +145,14 @@ struct Reply {
 }
 
 impl Acknowledge for Reply {
+    fn in_progress(&self) {
+        let (client, to) = (self.client.clone(), self.to.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Lost, it is said again.
+            runtime.spawn(async move { client.publish(to, AckKind::Progress.into()).await });
+        }
+    }
+
     fn settle(self: Box<Self>, how: Settle) {
         let answer: Bytes = match how {
             Settle::Ack => AckKind::Ack,

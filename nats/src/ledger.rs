@@ -1,9 +1,11 @@
 use std::collections::HashSet;
+use std::time::Duration;
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
+use dripline_actors::Timer;
 use dripline_actors::ports::{Ledger, Revision, Scanned, StoreError};
 use dripline_domain::{LeadKey, Timestamp};
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -13,10 +15,13 @@ use crate::key_hash::key_hash;
 use crate::lead_scan::messages;
 use crate::marks::Marks;
 use crate::store::is_removed;
-use crate::topology::{DUE, LEADS_BUCKET_SUBJECT, TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
+use crate::topology::{DUE, LEADS_BUCKET_SUBJECT, TIMERS_DUE_SUBJECT};
 use crate::unavailable;
 
-/// What the sweeper reads: the subjects of `TIMERS`, and the headers of `leads`.
+/// A timer is set so much after its lead's document at the latest, if it can be set at all.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// What the sweeper reads: the timers in `TIMERS`, and the headers of `leads`.
 pub struct JetStreamLedger {
     leads: Stream<()>,
     timers: Stream<()>,
@@ -30,18 +35,26 @@ impl JetStreamLedger {
         Self { leads, timers, connected: Mutex::new(connected) }
     }
 
-    async fn with_timer(&self) -> Result<WithTimer, StoreError> {
+    /// The timers that there are, and the revision of the leads whose timers must be among them.
+    async fn timers(&self, fired_by: Timestamp) -> Result<(Revision, HashSet<u64>), StoreError> {
+        let last = self.leads.get_info().await.map_err(unavailable)?.state.last_sequence;
+        tokio::time::sleep(BETWEEN).await;
         self.remove_settled().await?;
-        let subjects = self.timers.info_with_subjects("timers.>").await.map_err(unavailable)?;
-        let with_timer = subjects.map_err(unavailable).try_fold(WithTimer::default(), |mut keys, (subject, _)| {
-            if let Some(key) = subject.strip_prefix(TIMERS_AT_SUBJECT) {
-                keys.pending.insert(key_hash(key));
-            } else if let Some(key) = subject.strip_prefix(TIMERS_DUE_SUBJECT) {
-                keys.fired.insert(key_hash(key));
+        let (_, groups) = messages(&self.timers, "timers.>".to_owned(), false, DeliverPolicy::All).await?;
+        let timers = groups.try_fold(HashSet::new(), |mut timers, group| {
+            let has_fired = group.subject.starts_with(TIMERS_DUE_SUBJECT);
+            for bytes in Timer::split(&group.payload) {
+                // What is no timer of ours is rejected when it fires.
+                if let Ok(Timer { key, at, generation, .. }) = Timer::read(&bytes)
+                    // A schedule that a killed server had fired may stand there again, and never fires.
+                    && (has_fired || at >= fired_by)
+                {
+                    timers.insert(timer_hash(&key, generation));
+                }
             }
-            std::future::ready(Ok(keys))
+            std::future::ready(Ok(timers))
         });
-        with_timer.await
+        Ok((last, timers.await?))
     }
 
     /// A server that was killed may keep fired timers that were acknowledged: their removal was not on disk yet. Nobody
@@ -53,13 +66,10 @@ impl JetStreamLedger {
     }
 }
 
-/// The leads that have a timer, as 64-bit hashes: eight bytes each, however long the address. Two leads that share a hash,
-/// one in 2^64 pairs, share the answer until the next sweep after one of them moves on.
-#[derive(Default)]
-struct WithTimer {
-    pending: HashSet<u64>,
-    /// In the queue.
-    fired: HashSet<u64>,
+/// Eight bytes a timer, however long the address. Two that share them, one in 2^64 pairs, share the answer until the next
+/// sweep after one of their leads moves on.
+fn timer_hash(key: &LeadKey, generation: u64) -> u64 {
+    key_hash((key.as_str(), generation))
 }
 
 #[async_trait]
@@ -69,8 +79,7 @@ impl Ledger for JetStreamLedger {
         after: Revision,
         fired_by: Timestamp,
     ) -> Result<BoxStream<'static, Result<Scanned, StoreError>>, StoreError> {
-        // First: a timer that is set from now on makes ours be refused.
-        let with_timer = self.with_timer().await?;
+        let (last, timers) = self.timers(fired_by).await?;
         let from = DeliverPolicy::ByStartSequence { start_sequence: after + 1 };
         let (count, documents) = messages(&self.leads, format!("{LEADS_BUCKET_SUBJECT}>"), true, from).await?;
         // The bucket keeps one message a subject: what stands at a place is the newest of its lead. One that changes
@@ -83,7 +92,9 @@ impl Ledger for JetStreamLedger {
             .try_skip_while(move |(revision, _)| std::future::ready(Ok(*revision <= after)))
             .take(most)
             .try_filter_map(move |(revision, message)| {
-                std::future::ready(Ok(read(revision, &message, &with_timer, fired_by)))
+                std::future::ready(Ok(read(revision, &message, |key, generation| {
+                    revision > last || timers.contains(&timer_hash(key, generation))
+                })))
             });
         Ok(scanned.boxed())
     }
@@ -101,16 +112,16 @@ fn revision(message: &Message) -> Result<Revision, StoreError> {
 }
 
 /// One lead as its headers show it; none where the message is no lead of ours.
-fn read(revision: Revision, message: &Message, with_timer: &WithTimer, fired_by: Timestamp) -> Option<Scanned> {
+fn read(
+    revision: Revision,
+    message: &Message,
+    has_timer: impl FnOnce(&LeadKey, u64) -> bool,
+) -> Option<Scanned> {
     let headers = message.headers.as_ref();
     match message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).map(LeadKey::parse) {
         Some(Ok(key)) if !is_removed(headers) => {
             let Marks { status, generation, next_action, .. } = Marks::read(headers);
-            let hash = key_hash(key.as_str());
-            // A schedule that a killed server had fired may stand there again, and never fires: of a lead whose time is
-            // over for long, only what is in the queue counts.
-            let may_be_pending = next_action.is_none_or(|next| next >= fired_by);
-            let has_timer = with_timer.fired.contains(&hash) || may_be_pending && with_timer.pending.contains(&hash);
+            let has_timer = has_timer(&key, generation);
             Some(Scanned { key, revision, next_action, generation, status, has_timer })
         }
         Some(Ok(_)) | None => None,

@@ -261,7 +261,7 @@ fn streams(options: &Options) -> Vec<Config> {
         Config {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::Old,
-            // One pending schedule a lead, and one fired one: a newer takes the place of an older.
+            // A group can be written anew without one of its timers.
             max_messages_per_subject: 1,
             allow_rollup: true,
             allow_message_schedules: true,

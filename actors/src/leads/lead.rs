@@ -27,6 +27,7 @@ use crate::crash_point::crash_point;
 use crate::ports::{Controlled, Delivery, Put, Rejection, Revision, Settle, StoreError, TimerError};
 use crate::provider::{NoPlace, Place};
 use crate::slot::NotRunning;
+use crate::timer::Timer;
 use crate::trace;
 
 mod doubt;
@@ -64,8 +65,8 @@ pub(crate) struct Ordered {
 pub(crate) enum Work {
     /// A source handed the lead in.
     Arrive(Box<Arriving>),
-    /// A timer fired; the generation it was set with.
-    Wake(u64),
+    /// A timer fired: with the generation it was set with, and whether what came of it may not be known.
+    Wake { generation: u64, again: bool },
     /// A provider, or the person, told us something.
     Told(Box<Telling>),
     /// This lead failed too often: park it, with the reason.
@@ -77,7 +78,7 @@ impl Work {
     fn name(&self) -> &'static str {
         match self {
             Self::Arrive(_) => "lead arrived",
-            Self::Wake(_) => "lead woken",
+            Self::Wake { .. } => "lead woken",
             Self::Told(_) => "lead told",
             Self::Park(_) => "lead parked",
         }
@@ -195,7 +196,7 @@ impl Actor for LeadActor {
         // Boxed: an actor without a message needs no room for them, and there are many more such actors.
         let done: Pin<Box<dyn Future<Output = Result<Settle, Interruption>> + Send>> = match work {
             Work::Arrive(arriving) => Box::pin(state.arrive(*arriving, &delivery)),
-            Work::Wake(generation) => Box::pin(state.wake(generation)),
+            Work::Wake { generation, again } => Box::pin(state.wake(generation, again)),
             Work::Told(telling) => Box::pin(state.told(telling, &delivery)),
             Work::Park(reason) => Box::pin(state.park(reason, &delivery)),
         };
@@ -318,7 +319,7 @@ impl LeadState {
     }
 
     /// A timer fired.
-    async fn wake(&mut self, generation: u64) -> Result<Settle, Interruption> {
+    async fn wake(&mut self, generation: u64, again: bool) -> Result<Settle, Interruption> {
         let services = Arc::clone(&self.services);
         // Ahead of us: another process has written since we read.
         if self.lead().await?.is_some_and(|lead| generation > lead.generation) {
@@ -344,8 +345,11 @@ impl LeadState {
                     tokio::time::sleep(early).await;
                     continue;
                 }
-                // 2: an older timer, or one of a process that died before it set the next: set the lead's own again.
-                self.set_timer_again().await?;
+                // 2: an older timer is of no use any more, unless it was the one of a process that died, or gave up, before
+                // it set the next.
+                if again || generation > lead.generation {
+                    self.set_timer_again().await?;
+                }
                 return Ok(Settle::Ack);
             };
             match action {
@@ -516,10 +520,9 @@ impl LeadState {
         for effect in effects {
             match effect {
                 Effect::SetTimer { at, generation } => {
-                    self.services.timers.set(&self.key, at, generation).await?;
+                    self.set_timer(at, generation).await?;
                     crash_point("timer-set");
                 }
-                Effect::ClearTimer => self.services.timers.clear(&self.key).await?,
                 Effect::Send(attempt) => decided = Decided::Send(attempt),
             }
         }
@@ -562,25 +565,30 @@ impl LeadState {
     /// Its sequence is paused: a timer brings it back, and its document stays as it is. The longer the pause, the rarer
     /// it looks; after a short one it goes on soon.
     async fn look_again_later(&mut self, since: Timestamp) -> Result<(), Interruption> {
-        let (now, timers, key) = (self.now(), Arc::clone(&self.services.timers), self.key.clone());
+        let now = self.now();
         let Some(lead) = self.lead().await? else { return Ok(()) };
         let pause = (now.since(since) / 2).clamp(LOOK_FIRST, LOOK_LAST);
         let later = now.plus(pause.mul_f64(rand::random_range(0.5..1.0)));
         // Another enrolment may be due sooner.
         let next = lead.enrolments.iter().filter_map(|enrolment| enrolment.state.next_action());
         let at = next.filter(|next| *next > now).chain([later]).min().unwrap_or(later);
-        Ok(timers.set(&key, at, lead.generation).await?)
+        let generation = lead.generation;
+        Ok(self.set_timer(at, generation).await?)
     }
 
     async fn set_timer_again(&mut self) -> Result<(), Interruption> {
-        let timers = Arc::clone(&self.services.timers);
-        let key = self.key.clone();
         if let Some(lead) = self.lead().await?
             && let Some(at) = lead.next_action()
         {
-            timers.set(&key, at, lead.generation).await?;
+            let generation = lead.generation;
+            self.set_timer(at, generation).await?;
         }
         Ok(())
+    }
+
+    async fn set_timer(&self, at: Timestamp, generation: u64) -> Result<(), TimerError> {
+        let timer = Timer { key: self.key.clone(), at, generation, again: false, trace: None };
+        self.services.timers.set(timer).await
     }
 
     /// The document, read if need be.

@@ -132,8 +132,9 @@ impl Leads {
     }
 
     /// Hands a fired timer to its lead.
-    pub fn wake(&self, key: LeadKey, generation: u64, delivery: Delivery) -> Result<(), NotRunning> {
-        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message::Work(Work::Wake(generation), delivery)))
+    pub fn wake(&self, key: LeadKey, generation: u64, again: bool, delivery: Delivery) -> Result<(), NotRunning> {
+        let work = Work::Wake { generation, again };
+        self.slot.cast("lead supervisor", Message::Deliver(key, lead::Message::Work(work, delivery)))
     }
 
     /// Hands an operator's order to its lead. Nothing is done of one whose answer nobody waits for any more.

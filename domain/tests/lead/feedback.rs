@@ -78,8 +78,8 @@ fn what_forbids_mail_ends_the_lead_and_its_timer_and_what_does_not_changes_nothi
         let told = of_step(&world, kind, "welcome");
         let decided = world.tell(&told).unwrap();
         assert_eq!((status(&world), world.state().name()), (expected, state), "{kind:?}");
-        let cleared = decided.effects.contains(&Effect::ClearTimer);
-        assert_eq!(cleared, state == "STOPPED", "{kind:?}: {:?}", decided.effects);
+        assert_eq!(decided.effects, [], "{kind:?}");
+        assert_eq!(decided.lead.next_action().is_none(), state == "STOPPED", "{kind:?}");
         if kind != FeedbackKind::Accepted {
             let first = decided.journal.first().unwrap();
             assert_eq!((first.event, first.step.as_deref()), (kind.what(), Some("welcome")), "{kind:?}");

@@ -122,7 +122,6 @@ proptest! {
                         prop_assert_eq!(*generation, after.generation);
                         prop_assert!(*generation > before.generation, "a new timer has a new generation");
                     }
-                    Effect::ClearTimer => prop_assert_eq!(after.next_action(), None),
                 }
             }
             // A lead that waits has a timer: the one of this decision, or an earlier one for the same time.

@@ -239,7 +239,7 @@ fn a_restart_ends_the_open_attempt_and_its_late_answer_is_still_recorded() {
 fn a_suppressed_address_is_never_enrolled_and_its_enrolments_end() {
     let mut world = World::enrolled(Reentry::Restart);
     let decided = world.suppress().unwrap();
-    assert_eq!(decided.effects, [Effect::ClearTimer]);
+    assert_eq!((decided.effects, decided.lead.next_action()), (vec![], None));
     world.arrive().unwrap();
     let lead = world.lead.as_ref().unwrap();
     assert_eq!((lead.status(), lead.enrolments.len()), (LeadStatus::Suppressed, 1));

@@ -167,6 +167,6 @@ pub fn accepted() -> Outcome {
 pub fn timer(decided: &Transition) -> Option<(Timestamp, u64)> {
     decided.effects.iter().find_map(|effect| match effect {
         Effect::SetTimer { at, generation } => Some((*at, *generation)),
-        Effect::Send(_) | Effect::ClearTimer => None,
+        Effect::Send(_) => None,
     })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dripline_actors::Timer;
 use dripline_actors::ports::{BatchResult, LeadStore, Put, Timers};
 use dripline_domain::{
     ArrivalId, Context, DoubtPolicy, Event, Lead, LeadIdKey, LeadKey, Outcome, Reentry, RetryPolicy, Sanitiser, Send,
@@ -64,10 +65,8 @@ pub async fn fill(url: &str, count: usize) -> Result<Duration> {
         }
     }
     let took = started.elapsed();
-    for stream in [topology::LEADS_BUCKET, topology::TIMERS] {
-        let messages = context.get_stream(stream).await?.cached_info().state.messages;
-        ensure!(messages == count as u64, "{count} leads were put to sleep, and {stream} has {messages} messages");
-    }
+    let messages = context.get_stream(topology::LEADS_BUCKET).await?.cached_info().state.messages;
+    ensure!(messages == count as u64, "{count} leads were put to sleep, and the bucket has {messages} documents");
     Ok(took)
 }
 
@@ -92,7 +91,8 @@ impl Filler {
         stream::iter(puts)
             .map(|Put { key, next_action, generation, .. }| async move {
                 let at = next_action.context("a sleeper without a next time")?;
-                self.timers.set(&key, at, generation).await.context("a sleeper's timer")
+                let timer = Timer { key, at, generation, again: false, trace: None };
+                self.timers.set(timer).await.context("a sleeper's timer")
             })
             .buffer_unordered(TIMERS)
             .try_collect::<Vec<()>>()

@@ -134,7 +134,7 @@ impl LeadState {
             }
             self.document = Document::Unread;
         }
-        services.timers.clear(&self.key).await.map_err(Interruption::from)?;
+        services.timers.forget(&self.key).await.map_err(Interruption::from)?;
         Ok(Some(entry.is_some()))
     }
 }

@@ -309,7 +309,7 @@ pub async fn ports(
         composer: Arc::new(MinijinjaComposer::new(links)),
         esps,
         rejected: Arc::new(JetStreamRejected::new(context.clone())),
-        ledger: Arc::new(JetStreamLedger::new(leads, timers, connections.connected.clone())),
+        ledger: Arc::new(JetStreamLedger::new(context.clone(), leads, timers, connections.connected.clone())),
         leads: Arc::new(JetStreamInbox::trimming(
             consumer(context, topology::LEADS, topology::INTAKE).await?,
             mender.clone(),

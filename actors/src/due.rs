@@ -43,7 +43,7 @@ impl Consume for Due {
             Err(error) => return reject(&self.services, "invalid_timer", error.to_string(), delivery),
         };
         let again = timer.again || delivery.deliveries > 1;
-        delivery.trace = timer.trace.clone();
+        delivery.trace.clone_from(&timer.trace);
         let (key, generation) = (timer.key.clone(), timer.generation);
         let services = Arc::clone(&self.services);
         delivery.settlement = Settlement::new(Fired { timer, services, settlement: delivery.settlement });

@@ -108,8 +108,8 @@ struct Waiting {
     messages: VecDeque<Delivery>,
     /// What is left of the message before them.
     rest: VecDeque<Delivery>,
-    /// How much a message holds: a moving average.
-    size: f64,
+    /// How much eight messages hold: a moving average.
+    in_eight: usize,
     /// When their queue was last told that they are still ours.
     told: Instant,
 }
@@ -117,7 +117,7 @@ struct Waiting {
 impl Waiting {
     /// Of nothing; the first pull asks for few messages.
     fn new() -> Self {
-        Self { messages: VecDeque::new(), rest: VecDeque::new(), size: 64.0, told: Instant::now() }
+        Self { messages: VecDeque::new(), rest: VecDeque::new(), in_eight: 8 * 64, told: Instant::now() }
     }
 
     fn is_empty(&self) -> bool {
@@ -127,15 +127,14 @@ impl Waiting {
     fn next(&mut self, consume: &dyn Consume) -> Option<Delivery> {
         if self.rest.is_empty() {
             self.rest.extend(consume.split(self.messages.pop_front()?));
-            self.size += (self.rest.len() as f64 - self.size) / 8.0;
+            self.in_eight = self.in_eight - self.in_eight.div_ceil(8) + self.rest.len();
         }
         self.rest.pop_front()
     }
 
     /// How many messages hold so much, about; at least one.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and `count`")]
     fn messages_for(&self, count: usize) -> usize {
-        ((count as f64 / self.size.max(1.0)) as usize).max(1)
+        (8 * count / self.in_eight.max(8)).max(1)
     }
 
     fn tell_in_progress(&mut self, silence: Duration) {

@@ -1,9 +1,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{Context, Message};
 use async_trait::async_trait;
 use dripline_actors::Timer;
 use dripline_actors::ports::{Ledger, Revision, Scanned, StoreError};
@@ -11,11 +11,12 @@ use dripline_domain::{LeadKey, Timestamp};
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex, watch};
 
+use crate::direct::read_all;
 use crate::key_hash::key_hash;
 use crate::lead_scan::messages;
 use crate::marks::Marks;
 use crate::store::is_removed;
-use crate::topology::{DUE, LEADS_BUCKET_SUBJECT, TIMERS_DUE_SUBJECT};
+use crate::topology::{DUE, LEADS_BUCKET_SUBJECT, TIMERS, TIMERS_DUE_SUBJECT};
 use crate::unavailable;
 
 /// A timer is set so much after its lead's document at the latest, if it can be set at all.
@@ -25,14 +26,15 @@ const BETWEEN: Duration = Duration::from_secs(1);
 pub struct JetStreamLedger {
     leads: Stream<()>,
     timers: Stream<()>,
+    context: Context,
     connected: Mutex<watch::Receiver<u64>>,
 }
 
 impl JetStreamLedger {
     /// `connected` counts connections; see [`crate::Connections`].
-    pub fn new(leads: Stream<()>, timers: Stream<()>, mut connected: watch::Receiver<u64>) -> Self {
+    pub fn new(context: Context, leads: Stream<()>, timers: Stream<()>, mut connected: watch::Receiver<u64>) -> Self {
         connected.mark_unchanged();
-        Self { leads, timers, connected: Mutex::new(connected) }
+        Self { leads, timers, context, connected: Mutex::new(connected) }
     }
 
     /// The timers that there are, and the revision of the leads whose timers must be among them.
@@ -40,10 +42,10 @@ impl JetStreamLedger {
         let last = self.leads.get_info().await.map_err(unavailable)?.state.last_sequence;
         tokio::time::sleep(BETWEEN).await;
         self.remove_settled().await?;
-        let (_, groups) = messages(&self.timers, "timers.>".to_owned(), false, DeliverPolicy::All).await?;
+        let groups = read_all(self.context.clone(), TIMERS, "timers.>".to_owned());
         let timers = groups.try_fold(HashSet::new(), |mut timers, group| {
             let has_fired = group.subject.starts_with(TIMERS_DUE_SUBJECT);
-            for bytes in Timer::split(&group.payload) {
+            for bytes in Timer::split(&group.message.payload) {
                 // What is no timer of ours is rejected when it fires.
                 if let Ok(Timer { key, at, generation, .. }) = Timer::read(&bytes)
                     // A schedule that a killed server had fired may stand there again, and never fires.
@@ -112,11 +114,7 @@ fn revision(message: &Message) -> Result<Revision, StoreError> {
 }
 
 /// One lead as its headers show it; none where the message is no lead of ours.
-fn read(
-    revision: Revision,
-    message: &Message,
-    has_timer: impl FnOnce(&LeadKey, u64) -> bool,
-) -> Option<Scanned> {
+fn read(revision: Revision, message: &Message, has_timer: impl FnOnce(&LeadKey, u64) -> bool) -> Option<Scanned> {
     let headers = message.headers.as_ref();
     match message.subject.strip_prefix(LEADS_BUCKET_SUBJECT).map(LeadKey::parse) {
         Some(Ok(key)) if !is_removed(headers) => {

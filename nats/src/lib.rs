@@ -8,6 +8,7 @@ mod canary;
 mod connect;
 mod control;
 mod controls;
+mod direct;
 mod feedback_door;
 mod figures;
 mod front_door;

@@ -2,10 +2,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
-use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream;
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::stream::Stream;
-use async_nats::jetstream::{self, Message};
 use async_trait::async_trait;
 use dripline_actors::ports::{Source, TimerError, Timers};
 use dripline_actors::{Timer, trace};
@@ -15,8 +14,8 @@ use futures_util::stream::TryStreamExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::is_wrong_last_sequence;
-use crate::lead_scan::messages;
-use crate::topology::{TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
+use crate::direct::{Stored, read_all};
+use crate::topology::{TIMERS, TIMERS_AT_SUBJECT, TIMERS_DUE_SUBJECT};
 
 /// The server looks for what is due every 250 ms and no sooner (nats-server 2.15, `MsgScheduling.resetTimer`), so a
 /// schedule may fire so much late. It is set so much early, and the lead waits out the rest.
@@ -141,11 +140,11 @@ impl Publisher {
     /// Reads every schedule: there is no other way to those of one lead, and leads are seldom erased.
     async fn forget(&self, key: &LeadKey) -> Result<(), Source> {
         let subjects = format!("{TIMERS_AT_SUBJECT}>");
-        let (_, mut groups) = messages(&self.stream, subjects, false, DeliverPolicy::All).await?;
+        let mut groups = read_all(self.context.clone(), TIMERS, subjects);
         while let Some(group) = groups.try_next().await? {
             let mut others = Vec::new();
             let mut is_in_it = false;
-            for bytes in Timer::split(&group.payload) {
+            for bytes in Timer::split(&group.message.payload) {
                 if Timer::read(&bytes).is_ok_and(|timer| timer.key == *key) {
                     is_in_it = true;
                 } else {
@@ -153,22 +152,27 @@ impl Publisher {
                 }
             }
             if is_in_it {
-                self.replace(&group, others).await?;
+                self.replace(group, others).await?;
             }
         }
         Ok(())
     }
 
     /// Leaves only this of a group. One that has fired meanwhile is no longer there, and its timers are worked off.
-    async fn replace(&self, group: &Message, payload: Vec<u8>) -> Result<(), Source> {
+    async fn replace(&self, group: Stored, payload: Vec<u8>) -> Result<(), Source> {
+        let Stored { subject, sequence, message } = group;
         if payload.is_empty() {
-            self.stream.purge().filter(group.subject.as_str()).await?;
+            self.stream.purge().filter(subject).await?;
             return Ok(());
         }
-        let mut headers = group.headers.clone().unwrap_or_default();
-        let sequence = group.info().map_err(|error| error.to_string())?.stream_sequence;
+        let mut headers = HeaderMap::new();
+        for name in [NATS_SCHEDULE, NATS_SCHEDULE_TARGET] {
+            if let Some(value) = message.headers.as_ref().and_then(|headers| headers.get(name.clone())) {
+                headers.insert(name, value.clone());
+            }
+        }
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
-        match self.store(group.subject.to_string(), headers, payload).await {
+        match self.store(subject, headers, payload).await {
             Err(error) if !is_wrong_last_sequence(&error) => Err(error.into()),
             Ok(()) | Err(_) => Ok(()),
         }

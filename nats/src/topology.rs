@@ -264,6 +264,8 @@ fn streams(options: &Options) -> Vec<Config> {
             // A group can be written anew without one of its timers.
             max_messages_per_subject: 1,
             allow_rollup: true,
+            // The sweeper reads them by it.
+            allow_direct: true,
             allow_message_schedules: true,
             persist_mode: rebuildable,
             ..base(TIMERS, &["timers.at.>", "timers.due.>"])

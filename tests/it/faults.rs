@@ -301,7 +301,7 @@ async fn lost_timers_are_set_again_and_every_lead_gets_its_emails_once() {
     let names: Vec<String> = (0..10).map(|number| format!("lead-{number}")).collect();
     publish(&system, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     system.until_accepted(10).await;
-    until("every lead has its timer", async || system.depth("TIMERS").await == 10).await.unwrap();
+    until("every lead has its timer", async || system.with_timer().await.len() == 10).await.unwrap();
     system.server.cli(["stream", "purge", "TIMERS", "-f"]).await.unwrap();
     let leads = system.until_all(10, "COMPLETED").await;
     assert_eq!(leads.len(), 10);
@@ -320,9 +320,17 @@ async fn a_timer_that_never_fires_is_set_again_once_the_lead_is_overdue() {
     let _dripline = system.start("run").await;
     publish(&system, &["jane"]).await;
     system.until_accepted(1).await;
-    until("the timer is set", async || system.depth("TIMERS").await == 1).await.unwrap();
+    let context = async_nats::jetstream::new(async_nats::connect(system.server.url()).await.unwrap());
+    let mut timer = None;
+    let set = until("the timer is set", async || {
+        let stream = context.get_stream("TIMERS").await.unwrap();
+        timer = stream.direct_get_next_for_subject("timers.at.>", None).await.ok();
+        timer.is_some()
+    });
+    set.await.unwrap();
     // As a server leaves it that was killed after the timer had fired: it stands there, and is scheduled no more.
-    system.server.cli(["pub", "-J", "timers.at.jane=40example.com", "x"]).await.unwrap();
+    let timer = timer.unwrap();
+    context.publish(timer.subject, timer.payload).await.unwrap().await.unwrap();
     let jane = system.until_status("jane=40example.com", "COMPLETED").await;
     assert_eq!(system.steps_of("jane@example.com").await, ["first", "second"], "{jane}");
 }

@@ -26,6 +26,7 @@ mod supervision;
 mod suppression;
 mod sweeper;
 mod system;
+mod timers;
 mod topology;
 mod torture;
 mod traces;

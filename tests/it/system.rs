@@ -1,7 +1,9 @@
 //! A whole system for one test; ends with it.
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dripline_actors::Timer;
 use dripline_stand_in::{Accepted, Fault, Summary};
 use dripline_test_support::{Dripline, NatsServer, free_port, until};
 use serde_json::Value;
@@ -295,6 +297,26 @@ impl System {
         let feedback = client.subscribe("feedback.>").await.unwrap();
         client.flush().await.unwrap();
         feedback
+    }
+
+    /// The timers that are still to fire, or have fired and wait.
+    pub async fn timers(&self) -> Vec<Timer> {
+        let client = async_nats::connect(self.server.url()).await.unwrap();
+        let stream = async_nats::jetstream::new(client).get_stream("TIMERS").await.unwrap();
+        let state = stream.cached_info().state.clone();
+        let mut timers = Vec::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            // Some are gone.
+            let Ok(group) = stream.direct_get(sequence).await else { continue };
+            let read = Timer::split(&group.payload).into_iter().map(|timer| Timer::read(&timer).unwrap());
+            timers.extend(read);
+        }
+        timers
+    }
+
+    /// The leads that have a timer.
+    pub async fn with_timer(&self) -> BTreeSet<String> {
+        self.timers().await.into_iter().map(|timer| timer.key.to_string()).collect()
     }
 
     /// Messages in a stream.

@@ -127,7 +127,9 @@ async fn on_the_interval_one_engine_sweeps_and_counts_and_another_does_when_it_i
             _ => None,
         };
         let knows = async |port| figure(&system, port, "dripline_engines ").await == Some(2.0);
-        first.is_some() && knows(engines[0].1).await && knows(engines[1].1).await
+        let swept = async |port| figure(&system, port, SWEPT).await > Some(0.0);
+        let [one, other] = [engines[0].1, engines[1].1];
+        first.is_some() && knows(one).await && knows(other).await && swept(one).await && swept(other).await
     });
     decided.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
     let first = first.unwrap();

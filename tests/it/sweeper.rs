@@ -120,16 +120,19 @@ async fn on_the_interval_one_engine_sweeps_and_counts_and_another_does_when_it_i
     let counts = async |port| figure(&system, port, ACTIVE).await;
     let mut first = None;
     let decided = until("one of both counts the leads, and the other does not", async || {
-        let [one, other] = [counts(engines[0].1).await, counts(engines[1].1).await];
-        first = match (one, other) {
+        let [one, other] = [engines[0].1, engines[1].1];
+        // In this order: at its start each of them sweeps, and counts until it knows of the other.
+        let knows = async |port| figure(&system, port, "dripline_engines ").await == Some(2.0);
+        let swept = async |port| figure(&system, port, SWEPT).await > Some(0.0);
+        if !(knows(one).await && knows(other).await && swept(one).await && swept(other).await) {
+            return false;
+        }
+        first = match (counts(one).await, counts(other).await) {
             (Some(10.0), Some(other)) if other.is_nan() => Some(0),
             (Some(one), Some(10.0)) if one.is_nan() => Some(1),
             _ => None,
         };
-        let knows = async |port| figure(&system, port, "dripline_engines ").await == Some(2.0);
-        let swept = async |port| figure(&system, port, SWEPT).await > Some(0.0);
-        let [one, other] = [engines[0].1, engines[1].1];
-        first.is_some() && knows(one).await && knows(other).await && swept(one).await && swept(other).await
+        first.is_some()
     });
     decided.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
     let first = first.unwrap();
@@ -139,7 +142,7 @@ async fn on_the_interval_one_engine_sweeps_and_counts_and_another_does_when_it_i
     let on = until("it sweeps again and again", async || {
         figure(&system, sweeping, SWEPT).await.is_some_and(|now| now > swept + 3.0)
     });
-    on.await.unwrap();
+    on.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
     assert_eq!(figure(&system, resting, SWEPT).await, Some(rested), "the other one does not");
 
     engines[first].0.kill().await.unwrap();

@@ -1,4 +1,5 @@
-//! A lead: holds its own document while it is at work, and carries out what the domain decides.
+//! A lead: holds its own document while it is at work, and carries out what the domain decides. Once it is idle and its
+//! place is needed, its actor may go on as another lead.
 //!
 //! One message is one pipeline, read from top to bottom: load, decide, commit, act, settle. The lines of
 //! [`LeadState::step`] are the numbered lines of the protocol in ARCHITECTURE.md.
@@ -52,6 +53,8 @@ pub(crate) enum Message {
     Work(Work, Delivery),
     /// By an operator, who waits for the answer.
     Order(Box<Ordered>),
+    /// That it is this lead from now on, with its document as it was when it was let go.
+    Become(LeadKey, Option<Stored>),
 }
 
 /// An order, and who waits for what comes of it.
@@ -170,7 +173,7 @@ impl Actor for LeadActor {
         _myself: ActorRef<Message>,
         LeadArguments { key, services, stored }: LeadArguments,
     ) -> Result<LeadState, ActorProcessingErr> {
-        Ok(LeadState { key, services, document: stored.map_or(Document::Unread, Document::Stored) })
+        Ok(LeadState::new(key, services, stored))
     }
 
     async fn handle(
@@ -184,6 +187,10 @@ impl Actor for LeadActor {
             Message::Order(ordered) => {
                 Box::pin(state.obey(*ordered)).await;
                 state.services.finished(&state.key, state.stored());
+                return Ok(());
+            }
+            Message::Become(key, stored) => {
+                *state = LeadState::new(key, Arc::clone(&state.services), stored);
                 return Ok(());
             }
         };
@@ -209,6 +216,10 @@ impl Actor for LeadActor {
 }
 
 impl LeadState {
+    fn new(key: LeadKey, services: Arc<Services>, stored: Option<Stored>) -> Self {
+        Self { key, services, document: stored.map_or(Document::Unread, Document::Stored) }
+    }
+
     async fn settle(&mut self, done: Result<Settle, Interruption>, delivery: Delivery) {
         let settle = match done {
             Ok(settle) => settle,

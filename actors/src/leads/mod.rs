@@ -275,10 +275,15 @@ impl LeadsState {
             },
         };
         if !self.resident.contains_key(&key) {
-            self.make_room();
-            let arguments =
-                LeadArguments { key: key.clone(), services: Arc::clone(&self.services), stored: self.kept.take(&key) };
-            let (actor, _) = Actor::spawn_linked(None, LeadActor, arguments, myself.get_cell()).await?;
+            let stored = self.kept.take(&key);
+            let actor = if let Some(free) = self.make_room() {
+                // It cannot have failed: it had nothing to do.
+                let _ = free.cast(lead::Message::Become(key.clone(), stored));
+                free
+            } else {
+                let arguments = LeadArguments { key: key.clone(), services: Arc::clone(&self.services), stored };
+                Actor::spawn_linked(None, LeadActor, arguments, myself.get_cell()).await?.0
+            };
             self.by_actor.insert(actor.get_id(), key.clone());
             let resident = Resident { actor, pending: 0, stored: None, idle_since: Instant::now(), idleness: 0 };
             self.resident.insert(key.clone(), resident);
@@ -295,6 +300,7 @@ impl LeadsState {
     fn heed(&self, failures: &Failures, message: lead::Message) -> Option<lead::Message> {
         let (work, delivery) = match message {
             lead::Message::Work(work, delivery) => (work, delivery),
+            of_ours @ lead::Message::Become(..) => return Some(of_ours),
             lead::Message::Order(ordered) => {
                 // Its next message parks it, or finds that it works.
                 if failures.count < self.limits.failures && failures.backoff_left().is_zero() {
@@ -360,15 +366,24 @@ impl LeadsState {
         );
     }
 
-    fn make_room(&mut self) {
+    /// Lets idle leads go where there are too many for another one. The actor of one of them is free for that: to end it
+    /// and to start another would take longer than all that an actor does for an email.
+    fn make_room(&mut self) -> Option<ActorRef<lead::Message>> {
+        let mut free: Option<ActorRef<lead::Message>> = None;
         while self.resident.len() >= self.limits.resident {
-            let Some((key, idleness)) = self.idle.pop_front() else { return };
-            if self.is_idle_since(&key, idleness)
-                && let Some(stored) = self.let_go(&key)
-            {
+            let Some((key, idleness)) = self.idle.pop_front() else { break };
+            if !self.is_idle_since(&key, idleness) {
+                continue;
+            }
+            let Some(Resident { actor, stored, .. }) = self.resident.remove(&key) else { continue };
+            if let Some(stored) = stored {
                 self.kept.keep(key, stored);
             }
+            if let Some(one_more) = free.replace(actor) {
+                self.end(&one_more);
+            }
         }
+        free
     }
 
     fn tick(&mut self) {
@@ -393,11 +408,14 @@ impl LeadsState {
         self.resident.get(key).is_some_and(|resident| resident.pending == 0 && resident.idleness == idleness)
     }
 
-    /// Ends its actor; its document, if it is known.
-    fn let_go(&mut self, key: &LeadKey) -> Option<Stored> {
-        let resident = self.resident.remove(key)?;
-        self.by_actor.remove(&resident.actor.get_id());
-        resident.actor.stop(None);
-        resident.stored
+    fn let_go(&mut self, key: &LeadKey) {
+        if let Some(resident) = self.resident.remove(key) {
+            self.end(&resident.actor);
+        }
+    }
+
+    fn end(&mut self, actor: &ActorRef<lead::Message>) {
+        self.by_actor.remove(&actor.get_id());
+        actor.stop(None);
     }
 }

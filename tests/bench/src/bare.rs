@@ -1,8 +1,8 @@
 //! The bare protocol: the writes, calls and acks that the engine's promises cost, and nothing else. No actors, no
 //! decisions, no templates, no supervision: a yardstick for what those add on this machine.
 //!
-//! A step is two commits in atomic batches (with the journal message), one HTTP POST, one schedule, one ack, with the
-//! same payload sizes, subjects and headers as the engine's.
+//! A step is two commits in atomic batches (with the journal message), one HTTP POST, one timer and its ack, with the same
+//! payload sizes, subjects and headers as the engine's.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +13,10 @@ use async_nats::jetstream::{self, Message};
 use async_nats::{Client, HeaderMap, Request};
 use bytes::Bytes;
 use clap::Args;
-use dripline_nats::{Connections, Login, topology};
+use dripline_actors::Timer;
+use dripline_actors::ports::Timers;
+use dripline_domain::{LeadKey, Timestamp};
+use dripline_nats::{Connections, JetStreamTimers, Login, topology};
 use futures_util::StreamExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -43,6 +46,9 @@ pub struct Options {
     /// Leads at work at a time.
     #[arg(long)]
     in_flight: usize,
+    /// A message for each timer, in place of one for many.
+    #[arg(long)]
+    single_timers: bool,
 }
 
 /// What a lead's next write must expect, and the step it is at.
@@ -63,9 +69,13 @@ struct Put {
 struct Bare {
     options: Options,
     client: Client,
-    timers: jetstream::Context,
+    timers: JetStreamTimers,
+    /// Where single ones go.
+    timers_context: jetstream::Context,
     commits: mpsc::UnboundedSender<Put>,
     http: reqwest::Client,
+    /// For leads whose timer has fired.
+    slots: Semaphore,
     leads: Mutex<HashMap<String, Place>>,
 }
 
@@ -82,16 +92,20 @@ pub async fn run(options: Options) -> Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(commit(&url, puts))
     });
     let slots = options.in_flight;
+    let timers_context = Connections::jetstream(&connections.timers);
+    let timers_stream = timers_context.get_stream_no_info(topology::TIMERS).await?;
     let bare = Arc::new(Bare {
         options,
         client: connections.general.clone(),
-        timers: Connections::jetstream(&connections.timers),
+        timers: JetStreamTimers::new(timers_context.clone(), timers_stream),
+        timers_context,
         commits,
         http: reqwest::Client::builder().http1_only().tcp_nodelay(true).no_proxy().tls_certs_only([]).build()?,
+        slots: Semaphore::new(slots),
         leads: Mutex::default(),
     });
     let work_intake = pump(intake, slots, Arc::clone(&bare), |bare, message| async move { bare.enrol(message).await });
-    let work_due = pump(due, slots, bare, |bare, message| async move { bare.step(message).await });
+    let work_due = pump(due, slots, bare, |bare, message| async move { bare.steps(message).await });
     tokio::try_join!(work_intake, work_due).map(drop)
 }
 
@@ -130,26 +144,57 @@ impl Bare {
         let key = email.replace('@', "=40");
         let revision = self.commit(&key, 0, "WAITING").await?;
         self.place(&key, Place { revision, step: 0 });
-        self.timers.publish(format!("timers.due.{key}"), Bytes::from_static(b"\x91\x01")).await?.await?;
+        self.set_timer(&key, Duration::ZERO).await?;
         self.ack(message).await
     }
 
-    async fn step(&self, message: Message) -> Result<()> {
-        let key = message.subject.strip_prefix("timers.due.").context("not a timer")?.to_owned();
-        let Place { revision, step } = self.leads.lock().map_or(Place::default(), |leads| leads[&key]);
-        let revision = self.commit(&key, revision, "SENDING").await?;
-        self.call(&key, step).await?;
-        let revision = self.commit(&key, revision, "WAITING").await?;
-        self.place(&key, Place { revision, step: step + 1 });
-        if step + 1 < self.options.steps {
-            let at = jiff::Timestamp::now() + Duration::from_secs(self.options.every);
-            let mut headers = HeaderMap::new();
-            headers.insert("Nats-Schedule", format!("@at {at}"));
-            headers.insert("Nats-Schedule-Target", format!("timers.due.{key}"));
-            let subject = format!("timers.at.{key}");
-            self.timers.publish_with_headers(subject, headers, Bytes::from_static(b"\x91\x01")).await?.await?;
+    /// A step of each lead in a message.
+    async fn steps(self: Arc<Self>, message: Message) -> Result<()> {
+        let timers = Timer::split(&message.payload);
+        let steps = timers.into_iter().map(|timer| {
+            let bare = Arc::clone(&self);
+            tokio::spawn(async move {
+                let _slot = bare.slots.acquire().await?;
+                bare.step(Timer::read(&timer)?.key.as_str()).await
+            })
+        });
+        for step in steps.collect::<Vec<_>>() {
+            step.await??;
         }
         self.ack(message).await
+    }
+
+    async fn step(&self, key: &str) -> Result<()> {
+        let Place { revision, step } = self.leads.lock().map_or(Place::default(), |leads| leads[key]);
+        let revision = self.commit(key, revision, "SENDING").await?;
+        self.call(key, step).await?;
+        let revision = self.commit(key, revision, "WAITING").await?;
+        self.place(key, Place { revision, step: step + 1 });
+        if step + 1 < self.options.steps {
+            self.set_timer(key, Duration::from_secs(self.options.every)).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_timer(&self, key: &str, after: Duration) -> Result<()> {
+        let at = jiff::Timestamp::now() + after;
+        let millis = Timestamp::from_millis(at.as_millisecond());
+        let timer = Timer { key: LeadKey::parse(key)?, at: millis, generation: 1, again: false, trace: None };
+        if !self.options.single_timers {
+            return Ok(self.timers.set(timer).await?);
+        }
+        let (mut payload, mut headers) = (Vec::new(), HeaderMap::new());
+        timer.write(&mut payload)?;
+        let due = format!("timers.due.{key}");
+        let subject = if after.is_zero() {
+            due
+        } else {
+            headers.insert("Nats-Schedule", format!("@at {at}"));
+            headers.insert("Nats-Schedule-Target", due);
+            format!("timers.at.{key}")
+        };
+        self.timers_context.publish_with_headers(subject, headers, payload.into()).await?.await?;
+        Ok(())
     }
 
     fn place(&self, key: &str, place: Place) {

@@ -1,5 +1,5 @@
 //! The committer: group commit. While one batch is in flight the next one fills, so that one fsync serves hundreds of
-//! leads. A batch that is refused for one lost revision costs only the losers a reload; the rest go into the next.
+//! leads; one that is full goes beside it. A batch that is refused for one lost revision costs only the losers a reload; the rest go into the next.
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +16,8 @@ use crate::slot::{NotRunning, Slot};
 const BATCH_PUTS: usize = 990;
 /// Journal bytes in one batch: within one message of the server's default `max_payload` of 1 MiB.
 const BATCH_JOURNAL_BYTES: usize = 768 * 1024;
+/// Batches in flight at a time; all but one of them full. No lead is in two of them: it waits for its own.
+const IN_FLIGHT: usize = 2;
 /// So often a put goes into a batch that fails for reasons not its own, before its lead is told.
 const TRIES: u32 = 5;
 
@@ -98,7 +100,7 @@ pub(crate) struct CommitterState {
     store: Arc<dyn LeadStore>,
     metrics: Arc<Metrics>,
     filling: Vec<Pending>,
-    in_flight: bool,
+    in_flight: usize,
 }
 
 impl Actor for CommitterActor {
@@ -113,7 +115,7 @@ impl Actor for CommitterActor {
     ) -> Result<CommitterState, ActorProcessingErr> {
         let CommitterArguments { slot, store, metrics } = arguments;
         slot.occupy(myself);
-        Ok(CommitterState { store, metrics, filling: Vec::new(), in_flight: false })
+        Ok(CommitterState { store, metrics, filling: Vec::new(), in_flight: 0 })
     }
 
     async fn handle(
@@ -125,7 +127,7 @@ impl Actor for CommitterActor {
         match message {
             Message::Commit(pending) => state.filling.push(pending),
             Message::Settled(mut again) => {
-                state.in_flight = false;
+                state.in_flight = state.in_flight.saturating_sub(1);
                 // They were first: they stay first.
                 again.append(&mut state.filling);
                 state.filling = again;
@@ -138,7 +140,8 @@ impl Actor for CommitterActor {
 
 impl CommitterState {
     fn flush(&mut self, myself: &ActorRef<Message>) {
-        if self.in_flight || self.filling.is_empty() {
+        let is_full = self.filling.len() >= BATCH_PUTS;
+        if self.filling.is_empty() || self.in_flight >= IN_FLIGHT || self.in_flight > 0 && !is_full {
             return;
         }
         let mut journal_bytes = 0;
@@ -154,7 +157,7 @@ impl CommitterState {
             .max(1);
         let rest = self.filling.split_off(fits);
         let batch = std::mem::replace(&mut self.filling, rest);
-        self.in_flight = true;
+        self.in_flight += 1;
         let (store, metrics, myself) = (Arc::clone(&self.store), Arc::clone(&self.metrics), myself.clone());
         let write = tokio::spawn(async move { write(&*store, &metrics, batch).await });
         tokio::spawn(async move {

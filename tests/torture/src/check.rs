@@ -444,13 +444,16 @@ fn strays(history: &History, facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
-/// By when every engine knows what one of them has acknowledged: at once, but for those that are hindered meanwhile, and for
-/// so long after that.
-fn known_by(history: &History, acknowledged: u64, after: impl Fn(Hindered) -> Option<u64>) -> u64 {
+/// By when every engine knows what one of them has acknowledged: within the grace, but for those that are hindered meanwhile,
+/// and for so long after that.
+fn known_by(history: &History, acknowledged: u64, rules: Rules, after: impl Fn(Hindered) -> Option<u64>) -> u64 {
     let mut hindrances: Vec<_> =
         history.deeds.iter().filter_map(|deed| Some((deed.from, deed.to + after(deed.hinders?)?))).collect();
     hindrances.sort_unstable();
-    hindrances.iter().fold(acknowledged, |known, &(from, over)| if from <= known { known.max(over) } else { known })
+    let told = acknowledged + rules.grace_ms;
+    hindrances
+        .iter()
+        .fold(acknowledged, |known, &(from, over)| if from <= known.max(told) { known.max(over) } else { known })
 }
 
 #[cfg(test)]

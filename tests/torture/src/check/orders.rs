@@ -96,7 +96,7 @@ fn paused(history: &History, order: &Order, held: &Held, acknowledged: u64, rule
     // A lead's pause is in its document, where every engine meets it. The others' are in the memory of each.
     let known = match held {
         Held::Lead(_) => acknowledged,
-        Held::Sequence(_) | Held::Provider => known_by(history, acknowledged, |hindered| match hindered {
+        Held::Sequence(_) | Held::Provider => known_by(history, acknowledged, rules, |hindered| match hindered {
             Hindered::Ended => None,
             Hindered::StoodStill => Some(AWAKE_MS),
             Hindered::Server => Some(CONNECTED_MS),

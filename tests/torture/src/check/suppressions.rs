@@ -30,7 +30,7 @@ pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &
                     let expected = format!("`{event}` in the journal");
                     found.add(Kind::Unheeded, address, Some(*acknowledged), expected, "nothing");
                 }
-                let in_time = known_by(history, *acknowledged, |hindered| match hindered {
+                let in_time = known_by(history, *acknowledged, rules, |hindered| match hindered {
                     Hindered::Ended | Hindered::StoodStill => Some(REDELIVERED_MS),
                     Hindered::Server => Some(CONNECTED_MS),
                 });

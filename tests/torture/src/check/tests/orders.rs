@@ -166,9 +166,11 @@ fn an_engine_that_was_hindered_may_learn_of_a_pause_later_but_not_of_a_lead_s() 
         (hindered(Some(Hindered::Server), 800, 900), 5_900),
         (hindered(Some(Hindered::Ended), 1_400, 1_600), 1_510),
         (hindered(None, 1_400, 1_600), 1_510),
+        // It began within the grace: not all may have known.
+        (hindered(Some(Hindered::StoodStill), 2_510, 2_600), 3_600),
         // It was over long before, or began when all knew.
         (hindered(Some(Hindered::StoodStill), 0, 100), 1_510),
-        (hindered(Some(Hindered::Server), 1_511, 1_600), 1_510),
+        (hindered(Some(Hindered::Server), 2_511, 2_600), 1_510),
     ] {
         for history in [held(&welcome(), "sequence_paused"), held(&Held::Provider, "provider_paused")] {
             assert!(!is_found(history.clone(), &deed, known + 1_000), "{deed:?}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dripline_domain::Timestamp;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::Chain;
 use crate::metrics::{PumpMetrics, number};
@@ -77,6 +77,14 @@ impl Places {
     fn free(&self) -> Arc<Semaphore> {
         Arc::clone(&self.free)
     }
+
+    /// Adds what is free, as long as no more than `most` are taken in all.
+    fn take_more(&self, taken: &mut OwnedSemaphorePermit, most: usize) {
+        let free = self.free.available_permits().min(most.saturating_sub(self.taken()));
+        if let Ok(more) = self.free().try_acquire_many_owned(u32::try_from(free).unwrap_or(0)) {
+            taken.merge(more);
+        }
+    }
 }
 
 /// What a pump is told.
@@ -108,8 +116,8 @@ struct Waiting {
     messages: VecDeque<Delivery>,
     /// What is left of the message before them.
     rest: VecDeque<Delivery>,
-    /// How much eight messages hold: a moving average.
-    in_eight: usize,
+    /// How much 64 messages hold, about: a moving average.
+    in_64: usize,
     /// When their queue was last told that they are still ours.
     told: Instant,
 }
@@ -117,7 +125,7 @@ struct Waiting {
 impl Waiting {
     /// Of nothing; the first pull asks for few messages.
     fn new() -> Self {
-        Self { messages: VecDeque::new(), rest: VecDeque::new(), in_eight: 8 * 64, told: Instant::now() }
+        Self { messages: VecDeque::new(), rest: VecDeque::new(), in_64: 64 * 64, told: Instant::now() }
     }
 
     fn is_empty(&self) -> bool {
@@ -127,14 +135,14 @@ impl Waiting {
     fn next(&mut self, consume: &dyn Consume) -> Option<Delivery> {
         if self.rest.is_empty() {
             self.rest.extend(consume.split(self.messages.pop_front()?));
-            self.in_eight = self.in_eight - self.in_eight.div_ceil(8) + self.rest.len();
+            self.in_64 = self.in_64 - self.in_64 / 8 + 8 * self.rest.len();
         }
         self.rest.pop_front()
     }
 
     /// How many messages hold so much, about; at least one.
     fn messages_for(&self, count: usize) -> usize {
-        (8 * count / self.in_eight.max(8)).max(1)
+        (64 * count / self.in_64.max(64)).max(1)
     }
 
     fn tell_in_progress(&mut self, silence: Duration) {
@@ -185,7 +193,7 @@ impl PumpState {
         self.metrics.held.set(number(places.taken()));
         waiting.tell_in_progress(*silence);
         let most = match consume.room() {
-            Room::AtMost(most) if most > places.taken() => most - places.taken(),
+            Room::AtMost(most) if most > places.taken() => most,
             Room::AtMost(_) | Room::Closed(_) => {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -196,7 +204,7 @@ impl PumpState {
         };
         // A quarter free before the next pull: large pulls cost the server less than many small ones.
         let quarter = if waiting.is_empty() { (places.most / 4).max(1) } else { 1 };
-        let quarter = quarter.min(u32::try_from(most).unwrap_or(u32::MAX));
+        let quarter = quarter.min(u32::try_from(most - places.taken()).unwrap_or(u32::MAX));
         let mut taken = tokio::select! {
             taken = places.free().acquire_many_owned(quarter) => match taken {
                 Ok(taken) => taken,
@@ -205,12 +213,9 @@ impl PumpState {
             () = tokio::time::sleep(*silence) => return,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
-        let free = places.free.available_permits().min(most - taken.num_permits());
-        if let Ok(more) = places.free().try_acquire_many_owned(u32::try_from(free).unwrap_or(0)) {
-            taken.merge(more);
-        }
+        places.take_more(&mut taken, most);
         let metrics = &self.metrics;
-        let mut hand_over = |waiting: &mut Waiting| {
+        let hand_over = |taken: &mut OwnedSemaphorePermit, waiting: &mut Waiting| {
             while taken.num_permits() > 0
                 && let Some(mut delivery) = waiting.next(&**consume)
             {
@@ -218,18 +223,38 @@ impl PumpState {
                 delivery.settlement = Settlement::new(Placed { settlement, metrics, _place: taken.split(1) });
                 consume.consume(delivery);
             }
-            taken.num_permits()
         };
-        let left = hand_over(waiting);
-        if left == 0 {
+        hand_over(&mut taken, waiting);
+        if taken.num_permits() == 0 {
             return;
         }
-        let most = waiting.messages_for(left);
-        let mut deliver = |delivery: Delivery| {
-            waiting.messages.push_back(delivery);
-            hand_over(waiting);
+        let (arrived, mut arrivals) = mpsc::unbounded_channel();
+        let mut deliver = |delivery| {
+            // The other end lives longer.
+            let _ = arrived.send(delivery);
         };
-        if let Err(error) = inbox.pull(most, &mut deliver).await {
+        let mut pulling = inbox.pull(waiting.messages_for(taken.num_permits()), &mut deliver);
+        let pulled = loop {
+            tokio::select! {
+                biased;
+                Some(delivery) = arrivals.recv() => waiting.messages.push_back(delivery),
+                pulled = &mut pulling => break pulled,
+                // More came than there was room for, and the pull waits for still more.
+                () = tokio::time::sleep(LOOK_AGAIN), if !waiting.is_empty() => {
+                    if let Room::AtMost(most) = consume.room() {
+                        places.take_more(&mut taken, most);
+                    }
+                    waiting.tell_in_progress(*silence);
+                }
+            }
+            hand_over(&mut taken, waiting);
+        };
+        drop(pulling);
+        while let Ok(delivery) = arrivals.try_recv() {
+            waiting.messages.push_back(delivery);
+        }
+        hand_over(&mut taken, waiting);
+        if let Err(error) = pulled {
             tracing::warn!(pump = consume.name(), error = %Chain(&error), "the queue is away; asking again");
             tokio::time::sleep(AWAY).await;
         }
@@ -251,5 +276,129 @@ impl Acknowledge for Placed {
 
     fn in_progress(&self) {
         self.settlement.in_progress();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ports::StoreError;
+
+    /// Gives so many messages, then waits for more that never come.
+    struct Queue(Vec<&'static str>);
+
+    #[async_trait]
+    impl Inbox for Queue {
+        async fn pull(&self, _: usize, deliver: &mut (dyn FnMut(Delivery) + Send)) -> Result<usize, StoreError> {
+            for payload in &self.0 {
+                deliver(Delivery {
+                    subject: String::new(),
+                    payload: Bytes::from_static(payload.as_bytes()),
+                    content_type: None,
+                    message_id: None,
+                    trace: None,
+                    sequence: 1,
+                    published: Timestamp::from_millis(0),
+                    deliveries: 1,
+                    settlement: Settlement::new(Nobody),
+                });
+            }
+            std::future::pending().await
+        }
+    }
+
+    struct Nobody;
+
+    impl Acknowledge for Nobody {
+        fn settle(self: Box<Self>, _: Settle) {}
+        fn in_progress(&self) {}
+    }
+
+    /// A message holds as much as it has bytes; each is done at once.
+    #[derive(Default)]
+    struct Leads {
+        done: AtomicUsize,
+        at_once: AtomicUsize,
+    }
+
+    impl Consume for Leads {
+        fn name(&self) -> &'static str {
+            "test"
+        }
+
+        fn split(&self, delivery: Delivery) -> Vec<Delivery> {
+            let share = crate::shares::shares(delivery);
+            let payload = share().payload;
+            (0..payload.len()).map(|byte| Delivery { payload: payload.slice(byte..=byte), ..share() }).collect()
+        }
+
+        fn consume(&self, delivery: Delivery) {
+            self.done.fetch_add(1, Ordering::Relaxed);
+            delivery.settle(Settle::Ack);
+        }
+
+        fn room(&self) -> Room {
+            Room::AtMost(self.at_once.load(Ordering::Relaxed))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_in_one_message_goes_on_while_the_pull_waits_for_more() {
+        let leads = Arc::new(Leads::default());
+        let (_goes_on, stopping) = watch::channel(false);
+        leads.at_once.store(2, Ordering::Relaxed);
+        let arguments = PumpArguments {
+            inbox: Arc::new(Queue(vec!["abcde", "fgh"])),
+            consume: Arc::clone(&leads) as _,
+            places: Places::new(10),
+            silence: Duration::from_secs(10),
+            stopping,
+        };
+        let metrics = Arc::new(PumpMetrics::new("test"));
+        let mut pump = PumpState { arguments, waiting: Waiting::new(), metrics };
+        let all = async {
+            while leads.done.load(Ordering::Relaxed) < 8 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = pump.pull() => panic!("the queue gives nothing more"),
+            all = tokio::time::timeout(Duration::from_mins(1), all) => all.unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_messages_hold_on_average_says_how_many_to_ask_for() {
+        let leads = Leads::default();
+        let mut waiting = Waiting::new();
+        assert_eq!(waiting.messages_for(640), 10);
+        let mut hold = |payload: &'static [u8], count: usize| {
+            for _ in 0..count {
+                let settlement = Settlement::new(Nobody);
+                let (subject, payload) = (String::new(), Bytes::from_static(payload));
+                let (published, sequence, deliveries) = (Timestamp::from_millis(0), 1, 1);
+                let (content_type, message_id, trace) = (None, None, None);
+                waiting.messages.push_back(Delivery {
+                    subject,
+                    payload,
+                    content_type,
+                    message_id,
+                    trace,
+                    sequence,
+                    published,
+                    deliveries,
+                    settlement,
+                });
+                while waiting.next(&leads).is_some() {}
+            }
+            waiting.messages_for(640)
+        };
+        assert!((570..=640).contains(&hold(b"a", 100)));
+        assert!((150..=160).contains(&hold(b"abcd", 100)));
     }
 }

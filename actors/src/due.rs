@@ -2,6 +2,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::Chain;
 use crate::intake::{hand_over, reject};
 use crate::leads::Services;
@@ -30,11 +32,13 @@ impl Consume for Due {
 
     fn split(&self, delivery: Delivery) -> Vec<Delivery> {
         let timers = Timer::split(&delivery.payload);
-        if timers.len() == 1 {
-            return vec![delivery];
-        }
         let share = shares(delivery);
-        timers.into_iter().map(|payload| Delivery { payload, ..share() }).collect()
+        let fired = |timer: Bytes| {
+            let (delivery, services) = (share(), Arc::clone(&self.services));
+            let settlement = Fired { timer: timer.clone(), services, settlement: delivery.settlement };
+            Delivery { payload: timer, settlement: Settlement::new(settlement), ..delivery }
+        };
+        timers.into_iter().map(fired).collect()
     }
 
     fn consume(&self, mut delivery: Delivery) {
@@ -43,27 +47,26 @@ impl Consume for Due {
             Err(error) => return reject(&self.services, "invalid_timer", error.to_string(), delivery),
         };
         let again = timer.again || delivery.deliveries > 1;
-        delivery.trace.clone_from(&timer.trace);
-        let (key, generation) = (timer.key.clone(), timer.generation);
-        let services = Arc::clone(&self.services);
-        delivery.settlement = Settlement::new(Fired { timer, services, settlement: delivery.settlement });
-        hand_over(self.services.leads.wake(key, generation, again, delivery));
+        delivery.trace = timer.trace;
+        hand_over(self.services.leads.wake(timer.key, timer.generation, again, delivery));
     }
 }
 
 /// A timer that is to come again gets a schedule of its own, so that its group need not wait for it.
 struct Fired {
-    timer: Timer,
+    timer: Bytes,
     services: Arc<Services>,
     settlement: Settlement,
 }
 
 impl Acknowledge for Fired {
     fn settle(self: Box<Self>, how: Settle) {
-        let Self { mut timer, services, settlement } = *self;
+        let Self { timer, services, settlement } = *self;
         let Settle::Retry(delay) = how else { return settlement.settle(how) };
         // Without a runtime the process is ending, and the group is delivered again.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return settlement.settle(how) };
+        let (Ok(mut timer), Ok(runtime)) = (Timer::read(&timer), tokio::runtime::Handle::try_current()) else {
+            return settlement.settle(how);
+        };
         timer.at = services.clock.now().plus(delay);
         timer.again = true;
         runtime.spawn(async move {

@@ -68,6 +68,11 @@ impl Place {
         self.provider.esp.name()
     }
 
+    /// Whether an operator has paused the provider meanwhile.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.provider.paused().is_some()
+    }
+
     /// The call was made, and what it taught is known.
     fn came_back(&mut self) {
         self.probe = false;

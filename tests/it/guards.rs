@@ -2,6 +2,7 @@
 use dripline_test_support::until;
 use serde_json::{Value, json};
 
+use crate::feedback::now;
 use crate::system::System;
 
 async fn listed(system: &System, name: &str) -> Value {
@@ -122,5 +123,29 @@ async fn an_operator_pauses_a_sequence_between_two_emails_and_resumes_it() {
         let (code, _, err) = system.run(&[&arguments, &why[..]].concat()).await;
         assert_eq!(code, Some(1));
         assert!(err.contains(says), "{err}");
+    }
+}
+
+/// At one email a second a lead is at work that waits for its permit.
+#[tokio::test]
+async fn a_pause_holds_for_a_lead_that_waits_for_its_permit() {
+    for paused in [["sequence", "pause", "welcome"], ["provider", "pause", "resend"]] {
+        let mut system = System::new("resend").await;
+        system.sequence("welcome", &[("only", "0s")]);
+        system.set("DRIPLINE_ESP__RATE", "1");
+        let _dripline = system.start("run").await;
+        for number in 0..5 {
+            system.publish("leads.new", &format!(r#"{{"email": "lead-{number}@example.com"}}"#)).await;
+        }
+        system.until_accepted(1).await;
+        done(&system, &[&paused[..], &["--reason", "wrong price in it", "--by", "ann"]].concat()).await;
+        let acknowledged = now();
+        let later = until("the next permit is given", async || now() > acknowledged + 2_000);
+        later.await.unwrap();
+        let begun = journalled(&system, "sending").await;
+        // Every engine learns of it within moments.
+        let after = begun.iter().filter(|line| line["timestamp"].as_u64().unwrap() > acknowledged + 300);
+        assert_eq!(after.count(), 0, "{paused:?}, acknowledged at {acknowledged}: {begun:?}");
+        assert!(begun.len() < 5, "the pause came too late to show anything");
     }
 }

@@ -395,9 +395,13 @@ impl LeadState {
         };
         let (lead_id, transactional) = (lead.lead_id.clone(), enrolment.transactional);
         // 4: room for the call, and the permit. 3 comes after it, because the wait may be long: suppression is checked
-        // at the last moment.
+        // at the last moment, and so are pauses.
         let place = services.providers.place().await?;
         let Some(place) = self.permit(place, &lead_id, transactional).await? else { return Ok(()) };
+        if place.is_paused() || services.controls.paused(Controlled::Sequence(&sequence.name)).is_some() {
+            // Looked at again, as if it came now.
+            return Ok(());
+        }
         crash_point("permitted");
         // 5: the intent, on disk before the call. A second owner loses here, before any email.
         let begin = StepEvent::Begin {

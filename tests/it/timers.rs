@@ -1,15 +1,16 @@
 //! Timers travel in groups: what that changes for nobody.
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use dripline_actors::Timer;
-use dripline_actors::ports::Timers;
-use dripline_domain::{Address, LeadKey, Timestamp};
-use dripline_nats::{Connections, JetStreamTimers, Login, topology};
+use dripline_actors::ports::{BatchResult, LeadStore, Put, Timers};
+use dripline_domain::{Address, LeadKey, LeadStatus, Timestamp};
+use dripline_nats::{Connections, JetStreamLeadStore, JetStreamTimers, Login, topology};
 use dripline_test_support::until;
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::feedback::now;
 use crate::system::System;
 
 fn key(number: usize) -> LeadKey {
@@ -17,8 +18,7 @@ fn key(number: usize) -> LeadKey {
 }
 
 async fn set(timers: &JetStreamTimers, leads: std::ops::Range<usize>, after: Duration) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-    let at = Timestamp::from_millis(i64::try_from(now).unwrap()).plus(after);
+    let at = Timestamp::from_millis(i64::try_from(now()).unwrap()).plus(after);
     let timer = |number| Timer { key: key(number), at, generation: 1, again: false, trace: None };
     for set in join_all(leads.map(|number| timers.set(timer(number)))).await {
         set.unwrap();
@@ -59,6 +59,49 @@ async fn timers_that_are_set_together_share_messages_and_a_lead_that_is_erased_i
     all.await.unwrap();
     fired.sort();
     assert_eq!(fired, (0..10).filter(|number| *number != 7).map(key).collect::<Vec<_>>());
+}
+
+/// Generations count from 1 again, and the engine still has the document of before in memory.
+#[tokio::test]
+async fn a_lead_that_another_process_erased_and_that_comes_again_gets_its_first_email() {
+    let system = System::new("resend").await;
+    system.sequence("welcome", &[("first", "0s"), ("second", "1h")]);
+    let _dripline = system.start("run").await;
+    system.publish("leads.new", r#"{"email": "jane@example.com"}"#).await;
+    system.until_accepted(1).await;
+    system.until_status("jane=40example.com", "ACTIVE").await;
+
+    let connections = dripline_nats::connect(&system.server.url(), &Login::None, "test").await.unwrap();
+    let context = Connections::jetstream(&connections.general);
+    let bucket = context.get_key_value("leads").await.unwrap();
+    let known = bucket.entry("jane=40example.com").await.unwrap().unwrap();
+    let mut jane: Value = serde_json::from_slice(&known.value).unwrap();
+    assert!(jane["generation"].as_u64() > Some(1), "{jane:#}");
+    let began = now();
+    jane["generation"] = json!(1);
+    jane["createdAt"] = json!(began);
+    jane["enrollments"] = json!([{
+        "sequence": "welcome", "version": 1, "number": 1, "step": 0, "status": "WAITING", "generation": 1,
+        "nextActionTimestamp": began, "beganAt": began, "arrival": format!("9@{began}"),
+    }]);
+    let key = LeadKey::parse("jane=40example.com").unwrap();
+    let at = Timestamp::from_millis(i64::try_from(began).unwrap());
+    let put = Put {
+        key: key.clone(),
+        expected: known.revision,
+        document: Some(serde_json::to_vec(&jane).unwrap().into()),
+        next_action: Some(at),
+        generation: 1,
+        status: Some(LeadStatus::New),
+        write: 1,
+    };
+    let bucket = context.get_stream_no_info(topology::LEADS_BUCKET).await.unwrap();
+    let store = JetStreamLeadStore::new(bucket, connections.commits.clone());
+    assert!(matches!(store.write(&[put], &[]).await, BatchResult::Written(_)));
+    let timers = JetStreamTimers::new(context.clone(), context.get_stream_no_info(topology::TIMERS).await.unwrap());
+    timers.set(Timer { key, at, generation: 1, again: false, trace: None }).await.unwrap();
+    system.until_accepted(2).await;
+    assert_eq!(system.summary().await.duplicates, 0);
 }
 
 #[tokio::test]

@@ -332,29 +332,43 @@ impl LeadState {
     /// A timer fired.
     async fn wake(&mut self, generation: u64, again: bool) -> Result<Settle, Interruption> {
         let services = Arc::clone(&self.services);
+        let mut is_fresh = matches!(self.document, Document::Unread);
         // Ahead of us: another process has written since we read.
         if self.lead().await?.is_some_and(|lead| generation > lead.generation) {
             self.document = Document::Unread;
+            is_fresh = true;
         }
-        let first_generation = self.lead().await?.map(|lead| lead.generation);
+        let mut first_generation = self.lead().await?.map(|lead| lead.generation);
         loop {
-            // Deleted: nobody to mail.
-            let Some(lead) = self.lead().await? else { return Ok(Settle::Ack) };
+            let Some(lead) = self.lead().await? else {
+                if is_fresh {
+                    // Deleted: nobody to mail.
+                    return Ok(Settle::Ack);
+                }
+                first_generation = self.read_anew().await?;
+                is_fresh = true;
+                continue;
+            };
             let Some((enrolment, action)) = services.due_action(lead) else {
                 if first_generation != Some(lead.generation) {
                     // What was due is done, and its decision has set the next timer.
                     return Ok(Settle::Ack);
                 }
-                if generation == lead.generation
-                    && let Some(at) = lead.next_action()
-                {
-                    // Ours, but early: timers may be, by a little, and the server's clock may be ahead of ours.
-                    let early = at.since(services.clock.now());
-                    if early > WAIT_OUT {
-                        return Err(Interruption::Later(at));
-                    }
+                // Ours, but early: timers may be, by a little, and the server's clock may be ahead of ours.
+                let at = lead.next_action().filter(|_| generation == lead.generation);
+                let early = at.map(|at| at.since(services.clock.now()));
+                if let Some(early) = early.filter(|early| *early <= WAIT_OUT) {
                     tokio::time::sleep(early).await;
                     continue;
+                }
+                if !is_fresh {
+                    // A lead that was erased and came again counts its generations anew: our document may be of before.
+                    first_generation = self.read_anew().await?;
+                    is_fresh = true;
+                    continue;
+                }
+                if let Some(at) = at {
+                    return Err(Interruption::Later(at));
                 }
                 // 2: an older timer is of no use any more, unless it was the one of a process that died, or gave up, before
                 // it set the next.
@@ -604,6 +618,12 @@ impl LeadState {
     async fn set_timer(&self, at: Timestamp, generation: u64) -> Result<(), TimerError> {
         let timer = Timer { key: self.key.clone(), at, generation, again: false, trace: None };
         self.services.timers.set(timer).await
+    }
+
+    /// Reads the document whatever is known of it; the lead's generation, if there is one.
+    async fn read_anew(&mut self) -> Result<Option<u64>, StoreError> {
+        self.document = Document::Unread;
+        Ok(self.lead().await?.map(|lead| lead.generation))
     }
 
     /// The document, read if need be.

@@ -23,17 +23,14 @@ pub(crate) struct Stored {
     pub(crate) message: Message,
 }
 
-/// Every message on these subjects, in the order of the stream, until none follows.
-pub(crate) fn read_all(
-    context: Context,
-    stream: &'static str,
-    subjects: String,
-) -> BoxStream<'static, Result<Stored, StoreError>> {
+/// Every message of the stream, in its order, until none follows. Not of some subjects alone: for each request the server
+/// would count what follows on them (nats-server 2.15, `NumPending`: 0.2 s where a million follow).
+pub(crate) fn read_all(context: Context, stream: &'static str) -> BoxStream<'static, Result<Stored, StoreError>> {
     let batches = stream::try_unfold(Some(1), move |from: Option<Revision>| {
-        let (context, subjects) = (context.clone(), subjects.clone());
+        let context = context.clone();
         async move {
             let Some(from) = from else { return Ok(None) };
-            let request = json!({"seq": from, "next_by_subj": subjects, "batch": BATCH});
+            let request = json!({"seq": from, "batch": BATCH});
             let batch = get_many(&context.client(), stream, &request).await?;
             let next = batch.last().map(|last| last.sequence + 1);
             Ok(Some((stream::iter(batch).map(Ok), next)))

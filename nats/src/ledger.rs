@@ -42,7 +42,7 @@ impl JetStreamLedger {
         let last = self.leads.get_info().await.map_err(unavailable)?.state.last_sequence;
         tokio::time::sleep(BETWEEN).await;
         self.remove_settled().await?;
-        let groups = read_all(self.context.clone(), TIMERS, "timers.>".to_owned());
+        let groups = read_all(self.context.clone(), TIMERS);
         let timers = groups.try_fold(HashSet::new(), |mut timers, group| {
             let has_fired = group.subject.starts_with(TIMERS_DUE_SUBJECT);
             for bytes in Timer::split(&group.message.payload) {

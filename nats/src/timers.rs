@@ -139,9 +139,11 @@ impl Publisher {
 
     /// Reads every schedule: there is no other way to those of one lead, and leads are seldom erased.
     async fn forget(&self, key: &LeadKey) -> Result<(), Source> {
-        let subjects = format!("{TIMERS_AT_SUBJECT}>");
-        let mut groups = read_all(self.context.clone(), TIMERS, subjects);
+        let mut groups = read_all(self.context.clone(), TIMERS);
         while let Some(group) = groups.try_next().await? {
+            if !group.subject.starts_with(TIMERS_AT_SUBJECT) {
+                continue;
+            }
             let mut others = Vec::new();
             let mut is_in_it = false;
             for bytes in Timer::split(&group.message.payload) {

@@ -1,5 +1,6 @@
 //! The committer: group commit. While one batch is in flight the next one fills, so that one fsync serves hundreds of
-//! leads; one that is full goes beside it. A batch that is refused for one lost revision costs only the losers a reload; the rest go into the next.
+//! leads; one that is full goes beside it. A batch that is refused for one lost revision costs only the losers a reload; the
+//! rest go into the next.
 use std::sync::Arc;
 use std::time::Instant;
 

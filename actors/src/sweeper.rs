@@ -161,7 +161,7 @@ impl SweeperArguments {
         let lead = lead?;
         let Some(at) = lead.next_action.filter(|_| !lead.has_timer) else { return Ok((lead, false)) };
         // Should the lead have moved on meanwhile, it is woken in vain.
-        let timer = Timer { key: lead.key.clone(), at, generation: lead.generation, again: false, trace: None };
+        let timer = Timer::new(lead.key.clone(), at, lead.generation);
         self.timers.set(timer).await.map_err(|error| StoreError::Unavailable(error.0))?;
         self.metrics.timers_mended.increment(1);
         Ok((lead, true))

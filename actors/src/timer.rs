@@ -42,6 +42,11 @@ type Fields<K, T> = (K, i64, u64, bool, T);
 const ARRAY_OF_FIVE: u8 = 0x95;
 
 impl Timer {
+    /// One that is set for the first time.
+    pub fn new(key: LeadKey, at: Timestamp, generation: u64) -> Self {
+        Self { key, at, generation, again: false, trace: None }
+    }
+
     /// Appends it to a group.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ fn key(number: usize) -> LeadKey {
 
 async fn set(timers: &JetStreamTimers, leads: std::ops::Range<usize>, after: Duration) {
     let at = Timestamp::from_millis(i64::try_from(now()).unwrap()).plus(after);
-    let timer = |number| Timer { key: key(number), at, generation: 1, again: false, trace: None };
+    let timer = |number| Timer::new(key(number), at, 1);
     for set in join_all(leads.map(|number| timers.set(timer(number)))).await {
         set.unwrap();
     }
@@ -99,7 +99,7 @@ async fn a_lead_that_another_process_erased_and_that_comes_again_gets_its_first_
     let store = JetStreamLeadStore::new(bucket, connections.commits.clone());
     assert!(matches!(store.write(&[put], &[]).await, BatchResult::Written(_)));
     let timers = JetStreamTimers::new(context.clone(), context.get_stream_no_info(topology::TIMERS).await.unwrap());
-    timers.set(Timer { key, at, generation: 1, again: false, trace: None }).await.unwrap();
+    timers.set(Timer::new(key, at, 1)).await.unwrap();
     system.until_accepted(2).await;
     assert_eq!(system.summary().await.duplicates, 0);
 }

@@ -616,7 +616,7 @@ impl LeadState {
     }
 
     async fn set_timer(&self, at: Timestamp, generation: u64) -> Result<(), TimerError> {
-        let timer = Timer { key: self.key.clone(), at, generation, again: false, trace: None };
+        let timer = Timer::new(self.key.clone(), at, generation);
         self.services.timers.set(timer).await
     }
 

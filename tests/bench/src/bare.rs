@@ -179,7 +179,7 @@ impl Bare {
     async fn set_timer(&self, key: &str, after: Duration) -> Result<()> {
         let at = jiff::Timestamp::now() + after;
         let millis = Timestamp::from_millis(at.as_millisecond());
-        let timer = Timer { key: LeadKey::parse(key)?, at: millis, generation: 1, again: false, trace: None };
+        let timer = Timer::new(LeadKey::parse(key)?, millis, 1);
         if !self.options.single_timers {
             return Ok(self.timers.set(timer).await?);
         }

@@ -91,7 +91,7 @@ impl Filler {
         stream::iter(puts)
             .map(|Put { key, next_action, generation, .. }| async move {
                 let at = next_action.context("a sleeper without a next time")?;
-                let timer = Timer { key, at, generation, again: false, trace: None };
+                let timer = Timer::new(key, at, generation);
                 self.timers.set(timer).await.context("a sleeper's timer")
             })
             .buffer_unordered(TIMERS)

@@ -27,14 +27,14 @@ pub(crate) fn sequence_name(canary: &Canary) -> Option<String> {
 pub(crate) fn built_in(canary: &Canary) -> Option<Sequence> {
     let from = canary.from.as_ref().filter(|_| canary.address.is_some() && canary.sequence.is_none())?;
     let step = |id: &str, after: Duration| Step {
-        id: id.to_owned(),
+        id: id.into(),
         after,
         send: Send { subject: format!("Dripline canary: {id}"), template: "canary".to_owned() },
     };
     let sequence = Sequence {
-        name: BUILT_IN.to_owned(),
+        name: BUILT_IN.into(),
         version: 1,
-        from: from.clone(),
+        from: from.as_str().into(),
         reply_to: None,
         reentry: Reentry::Ignore,
         // Nobody reads it, so nobody unsubscribes.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use dripline_domain::{Enrolment, Lead, LeadStatus};
+use dripline_domain::{Enrolment, Lead, LeadStatus, SmolStr};
 use dripline_nats::{Connections, LeadScan, topology};
 use futures_util::TryStreamExt as _;
 use indicatif::HumanCount;
@@ -179,7 +179,7 @@ pub(crate) fn fields(lead: &Lead, sequence: Option<&str>) -> Map<String, Value> 
         ("firstName", profile.first_name.as_deref()),
         ("lastName", profile.last_name.as_deref()),
         ("phone", profile.phone.as_deref()),
-        ("sequence", sequence.map(String::as_str)),
+        ("sequence", sequence.map(SmolStr::as_str)),
     ];
     let known = known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::String(value?.to_owned()))));
     let attributes =

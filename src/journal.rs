@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use dripline_actors::ports::Journal as _;
-use dripline_domain::{Address, JournalEvent, JournalLine, LeadId};
+use dripline_domain::{Address, JournalEvent, JournalLine, LeadId, SmolStr};
 use dripline_nats::{Connections, JetStreamJournal, topology};
 
 use crate::cli::{print, readable};
@@ -87,7 +87,7 @@ impl Tail {
         let is_chosen = lead.is_some() || self.sequence.is_some() || self.event.is_some();
         let Ok(read) = JournalLine::from_json(bytes) else { return (!is_chosen).then(raw) };
         let is_wanted = lead.is_none_or(|lead| read.lead_id.as_ref() == Some(lead))
-            && self.sequence.as_ref().is_none_or(|sequence| read.sequence.as_ref() == Some(sequence))
+            && self.sequence.as_ref().is_none_or(|sequence| read.sequence.as_deref() == Some(sequence.as_str()))
             && self.event.as_ref().is_none_or(|event| *event == name(&read.event));
         is_wanted.then(|| if self.json { raw() } else { line(&read) })
     }
@@ -100,7 +100,7 @@ fn name(event: &JournalEvent) -> String {
 /// One line of the journal, for people.
 pub(crate) fn line(line: &JournalLine) -> String {
     let JournalLine { lead_id, timestamp, event, sequence, version, step, reason, provider, by } = line;
-    let place: Vec<_> = [sequence, step].into_iter().flatten().map(String::as_str).collect();
+    let place: Vec<_> = [sequence, step].into_iter().flatten().map(SmolStr::as_str).collect();
     let lead = lead_id.as_ref().map_or("-", LeadId::as_str);
     let mut text = format!("{}  {lead:<35}  {:<18} {}", readable(*timestamp), name(event), place.join(" / "));
     if let Some(version) = version {

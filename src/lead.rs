@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use dripline_actors::ports::LeadStore as _;
-use dripline_domain::{Address, Enrolment, Entry, Hold, Lead, LeadKey, LeadStatus, Sequence, State, StopReason};
+use dripline_domain::{
+    Address, Enrolment, Entry, Hold, Lead, LeadKey, LeadStatus, Sequence, SmolStr, State, StopReason,
+};
 use dripline_nats::{Connections, JetStreamLeadStore, read_sequence, topology};
 use serde_json::{Map, Value, json};
 
@@ -400,7 +402,7 @@ fn line(entry: &Entry) -> String {
     let Entry { timestamp, event, sequence, version: _, step, attempt, message_id, reason, until, provider, by } =
         entry;
     let event = serde_json::to_value(event).ok().and_then(|event| event.as_str().map(str::to_owned));
-    let place: Vec<_> = [sequence, step].into_iter().flatten().map(String::as_str).collect();
+    let place: Vec<_> = [sequence, step].into_iter().flatten().map(SmolStr::as_str).collect();
     let mut text = format!("    {}  {:<14} {}", readable(*timestamp), event.unwrap_or_default(), place.join(" / "));
     if let Some(attempt) = attempt {
         text.push_str(&format!(", attempt {attempt}"));

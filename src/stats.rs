@@ -7,7 +7,9 @@ use bytes::Bytes;
 use clap::Args;
 use dripline_actors::ports::{Journal as _, MOST_CHANGED, StatisticsStore, Tally};
 use dripline_actors::{Chain, replay};
-use dripline_domain::{EmailCounts, EnrolmentCounts, SequenceStatistics, Statistics, VersionStatistics, share};
+use dripline_domain::{
+    EmailCounts, EnrolmentCounts, SequenceStatistics, SmolStr, Statistics, VersionStatistics, share,
+};
 use dripline_nats::{Connections, JetStreamJournal, topology};
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -79,7 +81,7 @@ pub(crate) async fn run(arguments: &StatsArguments, config: &Config) -> anyhow::
 
 async fn rebuild(store: &impl StatisticsStore, before: Tally, again: Tally) -> anyhow::Result<Tally> {
     let names = before.statistics.sequences.into_keys().chain(again.statistics.sequences.keys().cloned());
-    let changed: std::collections::BTreeSet<String> = names.collect();
+    let changed: std::collections::BTreeSet<SmolStr> = names.collect();
     if changed.len() > MOST_CHANGED {
         bail!("{} sequences are too many to be replaced at a time: {MOST_CHANGED} are the most", changed.len());
     }
@@ -147,7 +149,7 @@ fn json(tally: &Tally, sequence: Option<&str>) -> Value {
             if let Some(earlier) = earlier {
                 counts["earlier"] = json!(earlier);
             }
-            (name.clone(), counts)
+            (name.to_string(), counts)
         })
         .collect();
     json!({
@@ -160,7 +162,7 @@ fn json(tally: &Tally, sequence: Option<&str>) -> Value {
 fn chosen<'a>(
     statistics: &'a Statistics,
     sequence: Option<&'a str>,
-) -> impl Iterator<Item = (&'a String, &'a SequenceStatistics)> {
+) -> impl Iterator<Item = (&'a SmolStr, &'a SequenceStatistics)> {
     statistics.sequences.iter().filter(move |(name, _)| sequence.is_none_or(|sequence| sequence == *name))
 }
 

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use crate::crash_point::crash_point;
 use crate::metrics::{Metrics, number};
-use crate::ports::{BatchResult, Fate, LeadStore, Put, Revision};
+use crate::ports::{BatchResult, Fate, JournalLines, LeadStore, Put, Revision};
 use crate::slot::{NotRunning, Slot};
 
 /// Puts in one batch. A batch has at most 1,000 messages (ADR-50), and the journal needs some of them.
@@ -48,17 +47,17 @@ impl Committer {
     }
 
     /// Writes one document and its journal lines; they are on disk when this returns the new revision.
-    pub async fn commit(&self, put: Put, journal: Vec<Bytes>) -> Result<Revision, CommitError> {
+    pub async fn commit(&self, put: Put, journal: JournalLines) -> Result<Revision, CommitError> {
         self.pend(Some(put), journal).await
     }
 
     /// Writes journal lines that belong to no document. On disk when it returns; a line may be there twice where an answer
     /// was lost.
-    pub async fn journal(&self, journal: Vec<Bytes>) -> Result<(), CommitError> {
+    pub async fn journal(&self, journal: JournalLines) -> Result<(), CommitError> {
         self.pend(None, journal).await.map(drop)
     }
 
-    async fn pend(&self, put: Option<Put>, journal: Vec<Bytes>) -> Result<Revision, CommitError> {
+    async fn pend(&self, put: Option<Put>, journal: JournalLines) -> Result<Revision, CommitError> {
         let (reply, answer) = oneshot::channel();
         self.slot.cast("committer", Message::Commit(Pending { put, journal, tries: 0, reply }))?;
         answer.await.map_err(|_| CommitError::Unavailable)?
@@ -84,7 +83,7 @@ pub(crate) enum Message {
 pub(crate) struct Pending {
     /// None where there is but a line of the journal.
     put: Option<Put>,
-    journal: Vec<Bytes>,
+    journal: JournalLines,
     tries: u32,
     reply: oneshot::Sender<Result<Revision, CommitError>>,
 }
@@ -151,7 +150,7 @@ impl CommitterState {
             .iter()
             .take(BATCH_PUTS)
             .take_while(|pending| {
-                journal_bytes += pending.journal.iter().map(Bytes::len).sum::<usize>();
+                journal_bytes += pending.journal.len();
                 journal_bytes <= BATCH_JOURNAL_BYTES
             })
             .count()
@@ -178,14 +177,18 @@ async fn write(store: &dyn LeadStore, metrics: &Metrics, batch: Vec<Pending>) ->
         waiting.push((put.is_some(), journal, tries, reply));
         puts.extend(put);
     }
-    let lines: Vec<Bytes> = waiting.iter().flat_map(|(_, journal, ..)| journal).cloned().collect();
+    let mut lines = JournalLines::default();
+    for (_, journal, ..) in &waiting {
+        lines.append(journal);
+    }
+    let journal_bytes = lines.len();
     let began = Instant::now();
     crash_point("batch-filled");
-    let result = store.write(&puts, &lines).await;
+    let result = store.write(&puts, lines).await;
     crash_point("batch-stored");
     metrics.commit.record(began.elapsed());
     metrics.batch.record(number(puts.len()));
-    tracing::debug!(puts = puts.len(), lines = lines.len(), micros = began.elapsed().as_micros(), "batch");
+    tracing::debug!(puts = puts.len(), journal_bytes, micros = began.elapsed().as_micros(), "batch");
     // A line alone cannot be read back: where it is not surely written, it is written again.
     let (fates, of_lines) = match result {
         BatchResult::Written(revisions) => (revisions.into_iter().map(Fate::Written).collect(), Fate::Written(0)),

@@ -151,7 +151,7 @@ impl Engine {
             &ports.clock,
         );
         let services = Arc::new(Services {
-            owner: settings.owner.clone(),
+            owner: settings.owner.as_str().into(),
             answer_within: settings.answer_within,
             call_within: settings.call_within,
             retry: settings.retry,

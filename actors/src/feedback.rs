@@ -51,7 +51,7 @@ impl FeedbackIntake {
         feedback.occurred_at = feedback.occurred_at.min(delivery.published);
         let key = LeadKey::of(&feedback.address);
         let lead_id = self.lead_ids.lead_id(&feedback.address);
-        tracing::debug!(%lead_id, provider = feedback.provider, kind = ?feedback.kind, "feedback arrived");
+        tracing::debug!(%lead_id, provider = feedback.provider.as_str(), kind = ?feedback.kind, "feedback arrived");
         let services = Arc::clone(&self.services);
         let Some(known) = feedback.suppression() else {
             return hand_over(services.leads.tell(key, feedback, lead_id, delivery));

@@ -41,7 +41,7 @@ impl Consume for Intake {
         };
         let key = LeadKey::of(&arrival.address);
         let lead_id = self.lead_ids.lead_id(&arrival.address);
-        tracing::info!(%lead_id, source, sequence = sequence.name, "lead arrived");
+        tracing::info!(%lead_id, source, sequence = sequence.name.as_str(), "lead arrived");
         hand_over(self.services.leads.arrive(key, arrival, lead_id, sequence, delivery));
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_domain::{
     Address, Alert, Arrived, Canary, Email, Feedback, Installation, Lead, LeadId, LeadKey, LeadStatus, NoticeKind,
-    Outcome, RequestId, Sequence, Statistics, Suppression, Timestamp,
+    Outcome, RequestId, Sequence, SmolStr, Statistics, Suppression, Timestamp,
 };
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ pub trait LeadStore: Send + Sync + 'static {
     async fn load(&self, key: &LeadKey) -> Result<(Option<Lead>, Revision), StoreError>;
 
     /// Writes all puts and the journal lines, or nothing. One fsync.
-    async fn write(&self, puts: &[Put], journal: &[Bytes]) -> BatchResult;
+    async fn write(&self, puts: &[Put], journal: JournalLines) -> BatchResult;
 
     /// What became of each put of a batch that was refused or not answered, read from the store.
     async fn examine(&self, puts: &[Put]) -> Result<Vec<Fate>, StoreError>;
@@ -139,7 +139,7 @@ pub trait Composer: Send + Sync + 'static {
         sequence: &Arc<Sequence>,
         step: usize,
         lead: &Lead,
-        send_key: &str,
+        send_key: SmolStr,
     ) -> Result<Email, ComposeError>;
 }
 
@@ -203,7 +203,7 @@ pub enum LookUp {
     /// It has the email.
     Found {
         /// Its own id of it.
-        message_id: String,
+        message_id: SmolStr,
     },
     /// It knows of no such email.
     NotFound,
@@ -551,6 +551,48 @@ impl JournalMessage {
     }
 }
 
+/// Lines to be written to the journal: JSON, each with its line end.
+#[derive(Debug, Clone, Default)]
+pub struct JournalLines(Vec<u8>);
+
+impl JournalLines {
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON, and is not added.
+    pub fn push(&mut self, line: &impl Serialize) -> Result<(), serde_json::Error> {
+        let before = self.0.len();
+        self.0.reserve(USUAL_LINE);
+        serde_json::to_writer(&mut self.0, line).inspect_err(|_| self.0.truncate(before))?;
+        self.0.push(b'\n');
+        Ok(())
+    }
+
+    /// Adds these lines.
+    pub fn append(&mut self, lines: &Self) {
+        self.0.extend_from_slice(&lines.0);
+    }
+
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<JournalLines> for Bytes {
+    fn from(lines: JournalLines) -> Self {
+        lines.0.into()
+    }
+}
+
+/// Room for most lines, in bytes.
+const USUAL_LINE: usize = 320;
+
 /// The lines of a journal message's payload.
 pub fn journal_lines(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     payload.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
@@ -587,7 +629,7 @@ pub trait StatisticsStore: Send + Sync + 'static {
     async fn progress(&self) -> Result<(JournalPosition, Revision), StoreError>;
     /// Stores the position and these sequences' counts, all or nothing, if the revision is still the expected one; gives
     /// the new revision. At most [`MOST_CHANGED`] sequences.
-    async fn save(&self, tally: &Tally, changed: &BTreeSet<String>) -> Result<Revision, SaveError>;
+    async fn save(&self, tally: &Tally, changed: &BTreeSet<SmolStr>) -> Result<Revision, SaveError>;
 }
 
 /// Sequences whose counts are stored at a time.

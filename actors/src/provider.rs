@@ -268,10 +268,10 @@ impl Provider {
     fn tell(&self, email: &Email, outcome: &Outcome) {
         self.metrics.answered(outcome);
         tracing::debug!(
-            lead_id = email.lead_id,
-            sequence = email.sequence,
-            step = email.step,
-            send_key = email.send_key,
+            lead_id = email.lead_id.as_str(),
+            sequence = email.sequence.as_str(),
+            step = email.step.as_str(),
+            send_key = email.send_key.as_str(),
             provider = self.esp.name(),
             outcome = outcome.name(),
             "provider answered"

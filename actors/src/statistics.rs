@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dripline_domain::{Counted, CountingRules, JournalLine, Timestamp};
+use dripline_domain::{Counted, CountingRules, JournalLine, SmolStr, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
@@ -139,7 +139,7 @@ impl StatisticsArguments {
         &self,
         tally: &mut Tally,
         message: &JournalMessage,
-        changed: &mut BTreeSet<String>,
+        changed: &mut BTreeSet<SmolStr>,
     ) -> Result<(), StoreError> {
         for (line, counted) in count_message(tally, message, &self.rules) {
             let (Counted::Sequence { must_stop }, Some(sequence)) = (counted, line.sequence) else { continue };

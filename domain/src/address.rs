@@ -1,9 +1,9 @@
 use std::fmt;
-use std::sync::Arc;
 
 use email_address::EmailAddress;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use unicode_normalization::UnicodeNormalization;
 
 /// The longest address that fits a forward path (RFC 5321 §4.5.3.1.3), in bytes.
@@ -18,8 +18,8 @@ const MAX_LOCAL_BYTES: usize = 64;
 /// (RFC 6531). Invariants: exactly one `@`; a dot in the domain; no space, control or invisible character; at most 254
 /// bytes; parsing it again gives it back.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Address(Arc<str>);
+#[serde(try_from = "SmolStr")]
+pub struct Address(SmolStr);
 
 /// Why a text is not an address we can mail. The sentences never repeat the text, so that they can be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -129,10 +129,10 @@ impl fmt::Display for Address {
     }
 }
 
-impl TryFrom<String> for Address {
+impl TryFrom<SmolStr> for Address {
     type Error = AddressError;
 
-    fn try_from(text: String) -> Result<Self, AddressError> {
+    fn try_from(text: SmolStr) -> Result<Self, AddressError> {
         Self::parse(&text)
     }
 }
@@ -170,6 +170,9 @@ fn is_invisible(c: char) -> bool {
 
 /// NFC before, for the lower case of a decomposed letter; and after, as lower case can come out decomposed (`İ`).
 fn normalise_local(local: &str) -> String {
+    if local.is_ascii() {
+        return local.to_ascii_lowercase();
+    }
     local.nfc().collect::<String>().to_lowercase().nfc().collect()
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::{Address, Enrolment, Entry, Installation, Lead, Sequence, State, Timestamp, What};
 
@@ -110,7 +111,7 @@ pub struct CanaryRun {
 #[serde(rename_all = "camelCase")]
 pub struct CanaryStep {
     /// Its id.
-    pub step: String,
+    pub step: SmolStr,
     /// When the provider took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<Timestamp>,
@@ -165,7 +166,7 @@ pub struct CanaryRules {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrived {
     /// Of this step; none where the email does not say.
-    pub step: Option<String>,
+    pub step: Option<SmolStr>,
     /// When the mailbox took it; none where only that it arrived is known.
     pub at: Option<Timestamp>,
 }
@@ -208,7 +209,7 @@ pub enum Missing {
     /// A step was not sent.
     Sending {
         /// Which.
-        step: String,
+        step: SmolStr,
         /// When it was due.
         due: Timestamp,
         /// What its document says of it.
@@ -217,7 +218,7 @@ pub enum Missing {
     /// A step was sent and did not arrive.
     Arrival {
         /// Which.
-        step: String,
+        step: SmolStr,
         /// When the provider took it.
         sent: Timestamp,
         /// What the provider told of it instead.
@@ -226,12 +227,12 @@ pub enum Missing {
     /// A step arrived before the one before it.
     Order {
         /// Which.
-        step: String,
+        step: SmolStr,
     },
     /// A step arrived twice.
     Once {
         /// Which.
-        step: String,
+        step: SmolStr,
     },
 }
 
@@ -328,7 +329,7 @@ impl CanaryRun {
     }
 
     /// The step that arrived twice, if one did.
-    fn see_arrivals(&mut self, arrived: &[Arrived], now: Timestamp) -> Option<String> {
+    fn see_arrivals(&mut self, arrived: &[Arrived], now: Timestamp) -> Option<SmolStr> {
         let named = arrived.iter().any(|email| email.step.is_some());
         for (place, seen) in self.steps.iter_mut().enumerate() {
             if named {

@@ -1,3 +1,5 @@
+use smol_str::SmolStr;
+
 use crate::Address;
 
 /// One rendered email, ready for any provider.
@@ -7,11 +9,11 @@ use crate::Address;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Email {
     /// `Name <local@domain>` or a bare address, as the sequence gives it.
-    pub from: String,
+    pub from: SmolStr,
     /// The recipient.
     pub to: Address,
     /// Where answers go, when it is not `from`.
-    pub reply_to: Option<String>,
+    pub reply_to: Option<SmolStr>,
     /// One line, rendered.
     pub subject: String,
     /// The HTML part, if the template has one.
@@ -19,17 +21,17 @@ pub struct Email {
     /// The plain-text part; derived from `html` where the template has none.
     pub text: String,
     /// Further headers, such as `List-Unsubscribe`, in order.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<(&'static str, String)>,
     /// `<sendKey@domain>`: the same on every retry of a step (RFC 5322 §3.6.4).
     pub message_id: String,
     /// Names this step of this enrolment of this lead; see [`crate::send_key`].
-    pub send_key: String,
+    pub send_key: SmolStr,
     /// The lead's opaque id.
-    pub lead_id: String,
+    pub lead_id: SmolStr,
     /// The sequence's name.
-    pub sequence: String,
+    pub sequence: SmolStr,
     /// The sequence's version.
     pub version: u32,
     /// The step's id.
-    pub step: String,
+    pub step: SmolStr,
 }

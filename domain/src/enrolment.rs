@@ -2,6 +2,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smol_str::SmolStr;
 
 use crate::{ArrivalId, Profile, Sequence, Suppressed, SuppressionCause, Timestamp, What};
 
@@ -37,10 +38,10 @@ pub(crate) const EMAILS_KEPT: usize = 100;
 #[serde(rename_all = "camelCase")]
 pub struct SentEmail {
     /// Its step, by its id.
-    pub step: String,
+    pub step: SmolStr,
     /// The provider's id of the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message_id: Option<String>,
+    pub message_id: Option<SmolStr>,
     /// Each kind of event once, sorted: one that is repeated changes nothing.
     pub seen: Vec<What>,
 }
@@ -49,7 +50,7 @@ pub struct SentEmail {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EnrolmentId {
     /// The sequence's name.
-    pub sequence: String,
+    pub sequence: SmolStr,
     /// As [`Enrolment::number`].
     pub number: u32,
 }
@@ -58,7 +59,7 @@ pub struct EnrolmentId {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SequenceRef {
     /// The name.
-    pub name: String,
+    pub name: SmolStr,
     /// The version.
     pub version: u32,
 }
@@ -117,7 +118,7 @@ pub enum State {
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     /// Names the step; the same on every attempt at it.
-    pub send_key: String,
+    pub send_key: SmolStr,
     /// Counts the attempts at this step, from 1 on.
     pub number: u32,
     /// When the intent was written.
@@ -125,10 +126,10 @@ pub struct Attempt {
     /// No answer by then: lost.
     pub lost_at: Timestamp,
     /// The engine process that makes the call.
-    pub owner: String,
+    pub owner: SmolStr,
     /// The provider it calls.
     #[serde(default)]
-    pub provider: String,
+    pub provider: SmolStr,
     /// The profile that the email was rendered with, where it has changed since: should the call be made again, it must
     /// be the very same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -266,12 +267,13 @@ impl State {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
-    sequence: Cow<'a, str>,
+    sequence: SmolStr,
     version: u32,
     number: u32,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     transactional: bool,
     step: usize,
+    #[serde(borrow)]
     status: Cow<'a, str>,
     generation: u64,
     next_action_timestamp: Option<Timestamp>,
@@ -283,7 +285,7 @@ struct Document<'a> {
     failures: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attempt: Option<Cow<'a, Attempt>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     reason: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suppression_cause: Option<SuppressionCause>,
@@ -297,6 +299,7 @@ struct Document<'a> {
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StateDocument<'a> {
+    #[serde(borrow)]
     status: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next_action_timestamp: Option<Timestamp>,
@@ -306,7 +309,7 @@ struct StateDocument<'a> {
     failures: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attempt: Option<Cow<'a, Attempt>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     reason: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suppression_cause: Option<SuppressionCause>,
@@ -419,7 +422,7 @@ impl Serialize for Enrolment {
             before,
         } = StateDocument::of(&self.state);
         Document {
-            sequence: Cow::Borrowed(&self.sequence.name),
+            sequence: self.sequence.name.clone(),
             version: self.sequence.version,
             number: self.number,
             transactional: self.transactional,
@@ -455,7 +458,7 @@ impl<'de> Deserialize<'de> for Enrolment {
             before: document.before,
         };
         Ok(Self {
-            sequence: SequenceRef { name: document.sequence.into_owned(), version: document.version },
+            sequence: SequenceRef { name: document.sequence, version: document.version },
             number: document.number,
             arrival: document.arrival.into_owned(),
             began: document.began_at,

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use smol_str::SmolStr;
+
 use crate::{Address, Entry, Suppression, SuppressionCause, SuppressionMark, Timestamp, What};
 
 /// What a provider tells of one email that it took, or of the person it went to: its event in our terms.
@@ -8,7 +10,7 @@ use crate::{Address, Entry, Suppression, SuppressionCause, SuppressionMark, Time
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feedback {
     /// Who tells: `sendgrid`, `ses`, …; `unsubscribe-page` for our own page.
-    pub provider: String,
+    pub provider: SmolStr,
     /// The provider's own id of this event, the same each time it is repeated. At most 200 characters.
     pub id: String,
     /// What happened.
@@ -18,13 +20,13 @@ pub struct Feedback {
     /// To whom.
     pub address: Address,
     /// Which email: its step's send key, where the provider handed it back.
-    pub send_key: Option<String>,
+    pub send_key: Option<SmolStr>,
     /// The sequence that was handed back beside the send key.
-    pub sequence: Option<String>,
+    pub sequence: Option<SmolStr>,
     /// The step that was handed back beside the send key.
-    pub step: Option<String>,
+    pub step: Option<SmolStr>,
     /// Which email: the provider's id of the message, in the form its answer to the call had.
-    pub message_id: Option<String>,
+    pub message_id: Option<SmolStr>,
     /// In the provider's words, for people: at most 300 characters, and no address in it.
     pub reason: Option<String>,
 }
@@ -109,7 +111,7 @@ impl Feedback {
             | FeedbackKind::Dropped { because: None } => return None,
         };
         let reason = self.reason.as_ref().map_or_else(|| what.to_owned(), |reason| format!("{what}: {reason}"));
-        let mark = SuppressionMark { timestamp: self.occurred_at, source: self.provider.clone(), reason };
+        let mark = SuppressionMark { timestamp: self.occurred_at, source: self.provider.to_string(), reason };
         Some(Suppression::of(cause, mark))
     }
 

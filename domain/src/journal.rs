@@ -1,4 +1,6 @@
-use serde::{Deserialize, Serialize};
+use serde::de::{IntoDeserializer, value};
+use serde::{Deserialize, Deserializer, Serialize};
+use smol_str::SmolStr;
 
 use crate::{LeadId, Timestamp, What};
 
@@ -15,26 +17,26 @@ pub struct JournalLine {
     pub event: JournalEvent,
     /// In which sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sequence: Option<String>,
+    pub sequence: Option<SmolStr>,
     /// At which version of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u32>,
     /// At which step, by its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<String>,
+    pub step: Option<SmolStr>,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The provider that was called, or that told us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub provider: Option<String>,
+    pub provider: Option<SmolStr>,
     /// Who did it, where it was somebody's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<String>,
+    pub by: Option<SmolStr>,
 }
 
 /// What a line of the journal tells.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(untagged)]
 pub enum JournalEvent {
     /// Something that happened to a lead.
@@ -63,6 +65,20 @@ pub enum ControlEvent {
     ProviderPaused,
     /// A provider is called again.
     ProviderResumed,
+}
+
+impl<'de> Deserialize<'de> for JournalEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = SmolStr::deserialize(deserializer)?;
+        let named = || IntoDeserializer::<value::Error>::into_deserializer(name.as_str());
+        Ok(if let Ok(what) = What::deserialize(named()) {
+            Self::Lead(what)
+        } else if let Ok(event) = ControlEvent::deserialize(named()) {
+            Self::Control(event)
+        } else {
+            Self::Unknown(name.to_string())
+        })
+    }
 }
 
 impl JournalLine {

@@ -6,6 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use sha2::Sha256;
+use smol_str::SmolStr;
 use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use crate::{
@@ -75,7 +76,7 @@ pub struct SoftBounce {
     /// When it first bounced.
     pub timestamp: Timestamp,
     /// Which email: its send key, else the provider's id of the message or of the event.
-    pub email: String,
+    pub email: SmolStr,
 }
 
 impl SoftBounce {
@@ -101,12 +102,18 @@ impl SoftBounce {
 /// A lead's opaque id: `ld_` and 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct LeadId(Arc<str>);
+pub struct LeadId(SmolStr);
 
 impl LeadId {
     /// The id.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<&LeadId> for SmolStr {
+    fn from(id: &LeadId) -> Self {
+        id.0.clone()
     }
 }
 
@@ -161,7 +168,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// redelivery has the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ArrivalId(Arc<str>);
+pub struct ArrivalId(SmolStr);
 
 impl ArrivalId {
     /// From a message's stream sequence and the time its stream took it. The time tells a stream from one that was
@@ -256,19 +263,19 @@ pub struct Entry {
     pub event: What,
     /// In which sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sequence: Option<String>,
+    pub sequence: Option<SmolStr>,
     /// At which version of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u32>,
     /// At which step, by its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<String>,
+    pub step: Option<SmolStr>,
     /// Which attempt at the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
     /// The provider's id of the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message_id: Option<String>,
+    pub message_id: Option<SmolStr>,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -277,10 +284,10 @@ pub struct Entry {
     pub until: Option<Timestamp>,
     /// The provider that was called, or that told us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub provider: Option<String>,
+    pub provider: Option<SmolStr>,
     /// The operator who did it, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<String>,
+    pub by: Option<SmolStr>,
 }
 
 impl Entry {

@@ -53,6 +53,8 @@ pub use outcome::Outcome;
 pub use phone::{PhoneError, check_region, normalise_phone};
 pub use retry::RetryPolicy;
 pub use sequence::{Reentry, Send, Sequence, SequenceError, Step, Template, parse_sequence, split_mailbox};
+/// Names and ids: up to 23 bytes stand in the value itself, and a clone of a longer one shares it.
+pub use smol_str::SmolStr;
 pub use statistics::{
     Counted, CountingRules, EmailCounts, EnrolmentCounts, SequenceStatistics, Statistics, VersionStatistics,
 };

@@ -1,4 +1,6 @@
 //! Which email an event of a provider speaks of: by its send key, then by the provider's id of the message.
+use smol_str::SmolStr;
+
 use crate::{Enrolment, Feedback, FeedbackKind, Lead, Sequence, SoftBounce, SoftBouncePolicy, Suppression, send_key};
 
 /// An email of one enrolment.
@@ -7,7 +9,7 @@ pub(crate) struct EmailRef {
     /// The enrolment's place in its lead.
     pub(crate) place: usize,
     /// Its step, by its id; none where only the open attempt knows it.
-    step: Option<String>,
+    step: Option<SmolStr>,
 }
 
 impl Lead {
@@ -39,14 +41,14 @@ impl Lead {
                 .chain(known)
                 .chain(sent)
                 .find(|step| send_key(&self.lead_id, enrolment, step) == key)
-                .map(str::to_owned);
+                .map(SmolStr::from);
             let is_open = enrolment.state.open_attempt().is_some_and(|attempt| attempt.send_key == key);
             (step.is_some() || is_open).then_some(EmailRef { place, step })
         })
     }
 
     fn email_by_message_id(&self, id: &str) -> Option<EmailRef> {
-        let is_it = |message_id: &Option<String>| !id.is_empty() && message_id.as_deref() == Some(id);
+        let is_it = |message_id: &Option<SmolStr>| !id.is_empty() && message_id.as_deref() == Some(id);
         let known = self.enrolments.iter().enumerate().find_map(|(place, enrolment)| {
             let email = enrolment.emails.iter().find(|email| is_it(&email.message_id))?;
             Some(EmailRef { place, step: Some(email.step.clone()) })
@@ -71,7 +73,10 @@ impl Lead {
             Some(send_key(&self.lead_id, &self.enrolments[place], &step?))
         };
         let email = feedback.send_key.clone().or_else(by_message_id).or_else(|| feedback.message_id.clone());
-        Some(SoftBounce { timestamp: feedback.occurred_at, email: email.unwrap_or_else(|| feedback.id.clone()) })
+        Some(SoftBounce {
+            timestamp: feedback.occurred_at,
+            email: email.unwrap_or_else(|| feedback.id.as_str().into()),
+        })
     }
 
     /// What the lead's soft bounces say against its address, with this one among them; none where it is none, or while
@@ -86,9 +91,9 @@ impl Lead {
 impl EmailRef {
     /// The id of its step, if that has been tried. A lead whose document was deleted and who came again has the same
     /// send keys: what is told of its earlier emails is not of these.
-    pub(crate) fn tried_step(self, enrolment: &Enrolment, sequence: &Sequence) -> Option<String> {
+    pub(crate) fn tried_step(self, enrolment: &Enrolment, sequence: &Sequence) -> Option<SmolStr> {
         let current = sequence.steps.get(enrolment.step).map(|step| step.id.as_str());
-        let step = self.step.or_else(|| current.map(str::to_owned))?;
+        let step = self.step.or_else(|| current.map(SmolStr::from))?;
         let place = sequence.steps.iter().position(|it| it.id == step);
         let is_tried =
             place.is_none_or(|place| place < enrolment.step || place == enrolment.step && enrolment.state.has_tried());

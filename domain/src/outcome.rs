@@ -1,3 +1,4 @@
+use smol_str::SmolStr;
 use strum::{IntoStaticStr, VariantNames};
 
 use crate::Timestamp;
@@ -9,7 +10,7 @@ pub enum Outcome {
     /// The provider took the email; it is mailed, as far as we are concerned.
     Accepted {
         /// The provider's own id of the message, by which its webhooks name it; empty when it gives none.
-        message_id: String,
+        message_id: SmolStr,
     },
     /// Too fast for the provider: nothing was mailed, try again from `until`. Not a failure of this lead.
     RateLimited {

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 mod mailbox;
 mod parse;
@@ -18,14 +19,14 @@ pub use parse::parse_sequence;
 #[serde(rename_all = "camelCase")]
 pub struct Sequence {
     /// `[a-z0-9_-]`, at most 64 characters.
-    pub name: String,
+    pub name: SmolStr,
     /// From 1 on.
     pub version: u32,
     /// The sender, `Name <local@domain>` or a bare address, as a header takes it (RFC 5322 §3.4); see [`split_mailbox`].
-    pub from: String,
+    pub from: SmolStr,
     /// Where answers go, when it is not `from`; written likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply_to: Option<String>,
+    pub reply_to: Option<SmolStr>,
     /// What a second arrival of the same address does.
     #[serde(default)]
     pub reentry: Reentry,
@@ -51,7 +52,7 @@ impl Sequence {
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// Unique in its sequence; `[a-z0-9_-]`, at most 64 characters.
-    pub id: String,
+    pub id: SmolStr,
     /// Counted from the enrolment for the first step, from the previous email's actual sending for the others. Whole
     /// milliseconds; at most five years.
     #[serde(rename = "afterMs", with = "millis")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::{ControlEvent, GuardLimits, GuardWindow, Guarded, JournalEvent, JournalLine, What};
 
@@ -15,7 +16,7 @@ const MOST_ROWS: usize = 2_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// By name.
-    pub sequences: BTreeMap<String, SequenceStatistics>,
+    pub sequences: BTreeMap<SmolStr, SequenceStatistics>,
     /// Of emails that cannot be told any more: what a provider said of somebody, and not of which email.
     pub unattributed: EmailCounts,
 }
@@ -31,7 +32,7 @@ pub struct SequenceStatistics {
     pub earlier: Option<VersionStatistics>,
     /// By provider.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub guard: BTreeMap<String, GuardWindow>,
+    pub guard: BTreeMap<SmolStr, GuardWindow>,
 }
 
 /// The counts of one version of a sequence.
@@ -41,7 +42,7 @@ pub struct VersionStatistics {
     /// What became of its enrolments.
     pub enrolments: EnrolmentCounts,
     /// By the step's id, in the order in which they were first met; under the empty one what cannot be told of a step.
-    pub steps: IndexMap<String, EmailCounts>,
+    pub steps: IndexMap<SmolStr, EmailCounts>,
 }
 
 /// Counts of enrolments.
@@ -123,7 +124,7 @@ impl Statistics {
             return Counted::Unattributed;
         };
         let resumed = line.event == JournalEvent::Control(ControlEvent::SequenceResumed);
-        if rules.exclude.contains(name) || (matches!(adds, Adds::Nothing) && !resumed) {
+        if rules.exclude.iter().any(|excluded| excluded == name) || (matches!(adds, Adds::Nothing) && !resumed) {
             return Counted::Nothing;
         }
         let sequence = self.sequences.entry(name.clone()).or_default();
@@ -162,7 +163,7 @@ impl SequenceStatistics {
                 let provider = line.provider.as_deref()?;
                 let provider = provider.strip_suffix("-batch").unwrap_or(provider);
                 let guarded = (*guarded)?;
-                let window = self.guard.entry(provider.to_owned()).or_default();
+                let window = self.guard.entry(provider.into()).or_default();
                 let why = window.count(guarded, line.timestamp, limits)?;
                 Some(format!("by {provider}: {why}"))
             }
@@ -176,7 +177,7 @@ impl SequenceStatistics {
             let Some((_, lowest)) = self.versions.pop_first() else { return };
             let earlier = self.earlier.get_or_insert_default();
             earlier.enrolments.add(lowest.enrolments);
-            let all = earlier.steps.entry(String::new()).or_default();
+            let all = earlier.steps.entry(SmolStr::default()).or_default();
             for step in lowest.steps.into_values() {
                 all.add(step);
             }

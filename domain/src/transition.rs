@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use smol_str::SmolStr;
 
 use crate::enrolment::EMAILS_KEPT;
 use crate::lead::hex;
@@ -90,16 +91,16 @@ pub enum StepEvent {
     /// Its time has come and a permit was given: write the intent.
     Begin {
         /// The engine process that will call the provider.
-        owner: String,
+        owner: SmolStr,
         /// The provider that will be called.
-        provider: String,
+        provider: SmolStr,
         /// So long after now an answer counts as lost.
         answer_within: Duration,
     },
     /// The provider answered an attempt, or did not.
     Answered {
         /// Which step of which enrolment.
-        send_key: String,
+        send_key: SmolStr,
         /// Which attempt at it.
         attempt: u32,
         /// What came of it.
@@ -195,7 +196,7 @@ pub enum Refusal {
 ///
 /// The time it began is one of them: a lead that was erased or deleted and comes again counts its enrolments anew, and its
 /// first email is another than that of its earlier life, which a provider may still know.
-pub fn send_key(lead: &LeadId, enrolment: &Enrolment, step: &str) -> String {
+pub fn send_key(lead: &LeadId, enrolment: &Enrolment, step: &str) -> SmolStr {
     let mut hash = Sha256::new();
     for part in [lead.as_str(), &enrolment.sequence.name, step] {
         // Lengths keep ("ab", "c") and ("a", "bc") apart.
@@ -205,7 +206,7 @@ pub fn send_key(lead: &LeadId, enrolment: &Enrolment, step: &str) -> String {
     hash.update(enrolment.sequence.version.to_be_bytes());
     hash.update(enrolment.number.to_be_bytes());
     hash.update(enrolment.began.as_millis().to_be_bytes());
-    hex(&hash.finalize()[..16])
+    hex(&hash.finalize()[..16]).into()
 }
 
 /// Decides what an event makes of a lead; none is a lead that has no document yet.
@@ -245,9 +246,9 @@ pub fn transition(lead: Option<&Lead>, event: Event<'_>, context: &Context) -> R
 /// What an event makes of the step an enrolment is at.
 enum Step {
     /// Write the intent of attempt `attempt`, then call.
-    Send { attempt: u32, failures: u32, owner: String, provider: String, answer_within: Duration },
+    Send { attempt: u32, failures: u32, owner: SmolStr, provider: SmolStr, answer_within: Duration },
     /// The email is out: go to the next step.
-    Sent { attempt: u32, message_id: Option<String>, provider: Option<String> },
+    Sent { attempt: u32, message_id: Option<SmolStr>, provider: Option<SmolStr> },
     /// A doubt is settled, like this.
     Resolved { attempt: u32, how: String, then: Box<Step> },
     /// Nobody knows whether the email is out, and the step counts as sent.
@@ -369,7 +370,7 @@ fn heed_evidence(step: Step, enrolment: &Enrolment, sequence: &Sequence) -> Step
     }
 }
 
-fn shown_sent(attempt: u32, provider: Option<String>, email: &SentEmail) -> Step {
+fn shown_sent(attempt: u32, provider: Option<SmolStr>, email: &SentEmail) -> Step {
     let then = Step::Sent { attempt, message_id: email.message_id.clone(), provider };
     Step::Resolved { attempt, how: "what was told of it shows that it went out".to_owned(), then: Box::new(then) }
 }
@@ -652,7 +653,7 @@ impl<'a> Change<'a> {
         let known = enrolment.emails.iter().position(|email| email.step == step).unwrap_or_else(|| {
             let surplus = (enrolment.emails.len() + 1).saturating_sub(EMAILS_KEPT);
             enrolment.emails.drain(..surplus);
-            enrolment.emails.push(SentEmail { step: step.to_owned(), message_id: None, seen: Vec::new() });
+            enrolment.emails.push(SentEmail { step: step.into(), message_id: None, seen: Vec::new() });
             enrolment.emails.len() - 1
         });
         let email = &mut enrolment.emails[known];
@@ -787,7 +788,7 @@ impl<'a> Change<'a> {
     /// Says by whom it is, where an operator is at work.
     fn signed(&self, mut entry: Entry) -> Entry {
         if let Some(operator) = self.operator {
-            entry.by = Some(operator.by().to_owned());
+            entry.by = Some(operator.by().into());
             entry.reason.get_or_insert_with(|| operator.reason().to_owned());
         }
         entry

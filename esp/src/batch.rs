@@ -126,7 +126,7 @@ mod tests {
 
     fn email(bytes: usize) -> Email {
         Email {
-            from: "team@acme.example".to_owned(),
+            from: "team@acme.example".into(),
             to: Address::parse("jane@example.com").unwrap(),
             reply_to: None,
             subject: String::new(),
@@ -134,11 +134,11 @@ mod tests {
             text: "x".repeat(bytes),
             headers: Vec::new(),
             message_id: String::new(),
-            send_key: String::new(),
-            lead_id: String::new(),
-            sequence: String::new(),
+            send_key: "".into(),
+            lead_id: "".into(),
+            sequence: "".into(),
             version: 1,
-            step: String::new(),
+            step: "".into(),
         }
     }
 

@@ -3,8 +3,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dripline_actors::ports::{ComposeError, Composer};
-use dripline_domain::{Email, Lead, Sequence, split_mailbox};
-use minijinja::value::{Serde, Value};
+use dripline_domain::{Address, Email, Lead, LeadId, Profile, Sequence, SmolStr, split_mailbox};
+use minijinja::value::{Object, Serde, Value};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value as Json};
 
@@ -45,7 +45,7 @@ const TEXT_WIDTH: usize = 72;
 #[derive(Debug)]
 pub struct MinijinjaComposer {
     links: Option<UnsubscribeLinks>,
-    compiled: RwLock<HashMap<String, HashMap<u32, Arc<Compiled>>>>,
+    compiled: RwLock<HashMap<SmolStr, HashMap<u32, Arc<Compiled>>>>,
 }
 
 impl MinijinjaComposer {
@@ -73,7 +73,7 @@ impl Composer for MinijinjaComposer {
         sequence: &Arc<Sequence>,
         step: usize,
         lead: &Lead,
-        send_key: &str,
+        send_key: SmolStr,
     ) -> Result<Email, ComposeError> {
         let compiled = self.compiled(sequence)?;
         let (Some(names), Some(to_send)) = (compiled.steps.get(step), sequence.steps.get(step)) else {
@@ -82,11 +82,18 @@ impl Composer for MinijinjaComposer {
         let unsubscribe_url = if sequence.transactional {
             None
         } else {
-            let recipient = Recipient { address: lead.address.clone(), send_key: send_key.to_owned() };
+            let recipient = Recipient { address: lead.address.clone(), send_key: send_key.clone() };
             let links = self.links.as_ref().ok_or_else(|| ComposeError(NO_LINKS.to_owned()))?;
             Some(links.url(&recipient).map_err(|error| ComposeError(error.to_string()))?)
         };
-        let context = context(sequence, &to_send.id, lead, unsubscribe_url.as_deref());
+        let context = Value::from_object(Visible {
+            sequence: Arc::clone(sequence),
+            step,
+            lead_id: lead.lead_id.clone(),
+            address: lead.address.clone(),
+            profile: Arc::clone(&lead.profile),
+            unsubscribe_url: unsubscribe_url.clone(),
+        });
         let render = |name: &String| compiled.render(name, &context);
 
         let subject = checked_subject(&names.subject, &render(&names.subject)?)?;
@@ -104,9 +111,9 @@ impl Composer for MinijinjaComposer {
             html,
             text,
             headers: unsubscribe_url.map(|url| one_click(&url)).unwrap_or_default(),
-            message_id: format!("<{send_key}@{}>", compiled.from_domain),
-            send_key: send_key.to_owned(),
-            lead_id: lead.lead_id.as_str().to_owned(),
+            message_id: ["<", &send_key, "@", &compiled.from_domain, ">"].concat(),
+            send_key,
+            lead_id: (&lead.lead_id).into(),
             sequence: sequence.name.clone(),
             version: sequence.version,
             step: to_send.id.clone(),
@@ -124,10 +131,10 @@ pub fn check_sequence(sequence: &Sequence) -> Vec<String> {
 }
 
 /// The headers by which a mail program unsubscribes (RFC 2369 §3.2, RFC 8058 §3.1).
-fn one_click(url: &str) -> Vec<(String, String)> {
+fn one_click(url: &str) -> Vec<(&'static str, String)> {
     vec![
-        ("List-Unsubscribe".to_owned(), format!("<{url}>")),
-        ("List-Unsubscribe-Post".to_owned(), "List-Unsubscribe=One-Click".to_owned()),
+        ("List-Unsubscribe", ["<", url, ">"].concat()),
+        ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()),
     ]
 }
 
@@ -237,25 +244,40 @@ fn text_name(template: &str) -> String {
     format!("{template}.txt")
 }
 
-/// What templates see of the lead. An attribute cannot take a name of ours, even where the lead has no such value.
-fn context(sequence: &Sequence, step: &str, lead: &Lead, unsubscribe_url: Option<&str>) -> Value {
-    let profile = &lead.profile;
-    let attributes: Vec<(&str, Value)> = fields(&profile.attributes).collect();
-    let ours = [
-        ("firstName", profile.first_name.as_deref().map(Value::from)),
-        ("lastName", profile.last_name.as_deref().map(Value::from)),
-        ("phone", profile.phone.as_deref().map(Value::from)),
-        ("email", Some(lead.address.as_str().into())),
-        ("attributes", Some(Value::from_pairs(attributes.iter().cloned()))),
-        ("lead_id", Some(lead.lead_id.as_str().into())),
-        ("sequence", Some(sequence.name.as_str().into())),
-        ("step", Some(step.into())),
-        // A configured URL and Base64: nothing to escape, and a provider that rewrites links knows it for one.
-        (UNSUBSCRIBE_URL, unsubscribe_url.map(|url| Value::from_safe_string(url.to_owned()))),
-    ];
-    let free = attributes.into_iter().filter(|(name, _)| ours.iter().all(|(taken, _)| name != taken));
-    let free: Vec<(&str, Value)> = free.collect();
-    Value::from_pairs(free.into_iter().chain(ours.into_iter().filter_map(|(name, value)| Some((name, value?)))))
+/// What templates see: made into their values when they ask for it.
+#[derive(Debug)]
+struct Visible {
+    sequence: Arc<Sequence>,
+    /// Counted from 0.
+    step: usize,
+    lead_id: LeadId,
+    address: Address,
+    profile: Arc<Profile>,
+    unsubscribe_url: Option<String>,
+}
+
+impl Object for Visible {
+    fn get_value(self: &Arc<Self>, name: &Value) -> Option<Value> {
+        self.get_value_by_str(name.as_str()?)
+    }
+
+    /// An attribute cannot take a name of ours, even where the lead has no such value.
+    fn get_value_by_str(self: &Arc<Self>, name: &str) -> Option<Value> {
+        let profile = &self.profile;
+        match name {
+            "firstName" => profile.first_name.as_deref().map(Value::from),
+            "lastName" => profile.last_name.as_deref().map(Value::from),
+            "phone" => profile.phone.as_deref().map(Value::from),
+            "email" => Some(self.address.as_str().into()),
+            "attributes" => Some(Value::from_pairs(fields(&profile.attributes))),
+            "lead_id" => Some(self.lead_id.as_str().into()),
+            "sequence" => Some(self.sequence.name.as_str().into()),
+            "step" => self.sequence.steps.get(self.step).map(|step| step.id.as_str().into()),
+            // A configured URL and Base64: nothing to escape, and a provider that rewrites links knows it for one.
+            UNSUBSCRIBE_URL => self.unsubscribe_url.clone().map(Value::from_safe_string),
+            attribute => profile.attributes.get(attribute).filter(|value| !value.is_null()).map(template_value),
+        }
+    }
 }
 
 /// The fields of an object, without those that are `null`, which would be printed as "None".

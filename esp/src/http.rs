@@ -69,16 +69,16 @@ impl Http {
         Ok(Self { vendor, client, base_url, timeout, connections })
     }
 
-    /// A POST to this path, which begins with a slash; without a body yet.
-    pub fn post(&self, path: &str) -> RequestBuilder {
-        self.client.post(join(&self.base_url, path))
+    /// The URL of this path, which begins with a slash.
+    pub fn url(&self, path: &str) -> Url {
+        join(&self.base_url, path)
     }
 
-    /// The URL of this path, with a query.
-    pub fn url(&self, path: &str, query: &[(&str, &str)]) -> Url {
-        let mut url = join(&self.base_url, path);
-        url.query_pairs_mut().extend_pairs(query);
-        url
+    /// A POST that takes no longer than this; without a body yet.
+    pub fn post(&self, url: &Url, within: Duration) -> RequestBuilder {
+        let request = self.client.post(url.clone());
+        // The client has this time-out for all its calls already.
+        if within == self.timeout { request } else { request.timeout(within) }
     }
 
     /// A URL that the provider gave, if it leads to the provider itself: our credentials go with the request.
@@ -190,6 +190,12 @@ pub(crate) fn parse(base_url: &str) -> Result<Url, String> {
 pub(crate) fn join(base_url: &Url, path: &str) -> Url {
     let mut url = base_url.clone();
     url.set_path(&format!("{}{path}", base_url.path().trim_end_matches('/')));
+    url
+}
+
+pub(crate) fn with_query(url: &Url, query: &[(&str, &str)]) -> Url {
+    let mut url = url.clone();
+    url.query_pairs_mut().extend_pairs(query);
     url
 }
 

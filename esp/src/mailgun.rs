@@ -9,12 +9,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use dripline_actors::ports::{AfterLostAnswer, Esp, LookUp};
 use dripline_domain::{Email, Outcome, Timestamp};
+use reqwest::Url;
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::answer::{Answer, now};
-use crate::http::{Endpoint, Http};
+use crate::http::{Endpoint, Http, with_query};
 use crate::wire::{Ids, headers, text};
 use crate::{BuildError, Secret};
 
@@ -70,9 +71,8 @@ impl Default for Config {
 /// (<https://documentation.mailgun.com/docs/mailgun/user-manual/sending-messages/batch-sending>).
 pub struct Mailgun {
     http: Http,
-    /// The paths of the domain.
-    messages: String,
-    events: String,
+    messages: Url,
+    events: Url,
 }
 
 impl Mailgun {
@@ -97,7 +97,9 @@ impl Mailgun {
             timeout,
             connections,
         })?;
-        Ok(Self { http, messages: format!("/v3/{domain}/messages"), events: format!("/v3/{domain}/events") })
+        let (messages, events) =
+            (http.url(&format!("/v3/{domain}/messages")), http.url(&format!("/v3/{domain}/events")));
+        Ok(Self { http, messages, events })
     }
 }
 
@@ -108,7 +110,7 @@ impl Esp for Mailgun {
     }
 
     async fn send(&self, email: &Email) -> Outcome {
-        match self.http.call(self.http.post(&self.messages).form(&form(email)), &email.to).await {
+        match self.http.call(self.http.post(&self.messages, self.http.timeout).form(&form(email)), &email.to).await {
             Ok(answer) => outcome(&answer, email),
             Err(outcome) => outcome,
         }
@@ -129,7 +131,7 @@ impl Esp for Mailgun {
         let query =
             [("begin", begin.as_str()), ("ascending", "yes"), ("limit", PAGE), ("recipient", email.to.as_str())];
         let unclear = |reason: &str| LookUp::Unclear { reason: reason.to_owned() };
-        let mut url = self.http.url(&self.events, &query);
+        let mut url = with_query(&self.events, &query);
         for _ in 0..PAGES {
             let page: Page = match self.http.ask(url, &email.to).await {
                 Ok(page) => page,
@@ -146,7 +148,7 @@ impl Esp for Mailgun {
             if let Some(event) = page.items.iter().find(|event| event["user-variables"]["send_key"] == *email.send_key)
             {
                 let message_id = event["message"]["headers"]["message-id"].as_str().unwrap_or_default();
-                return LookUp::Found { message_id: message_id.to_owned() };
+                return LookUp::Found { message_id: message_id.into() };
             }
             url = match self.http.own(&page.paging.next) {
                 Some(next) => next,
@@ -174,7 +176,7 @@ fn outcome(answer: &Answer, email: &Email) -> Outcome {
     let reason = answer.reason(told.as_ref().map(|told| told.message.as_str()), &email.to);
     match told {
         Some(Message { id: Some(id), .. }) if answer.status.as_u16() == 200 => {
-            Outcome::Accepted { message_id: id.trim_matches(['<', '>']).to_owned() }
+            Outcome::Accepted { message_id: id.trim_matches(['<', '>']).into() }
         }
         None if answer.status.as_u16() == 200 && answer.whole => {
             let hint = "a page and not JSON, so nothing was mailed; see esp.mailgun.base_url and esp.mailgun.domain";

@@ -19,16 +19,16 @@ pub(crate) fn message(email: &Email) -> Result<Message, String> {
     }
     let version = email.version.to_string();
     let ours = [
-        ("X-Dripline-Send-Key", &email.send_key),
-        ("X-Dripline-Lead-Id", &email.lead_id),
-        ("X-Dripline-Sequence", &email.sequence),
-        ("X-Dripline-Version", &version),
-        ("X-Dripline-Step", &email.step),
+        ("X-Dripline-Send-Key", email.send_key.as_str()),
+        ("X-Dripline-Lead-Id", email.lead_id.as_str()),
+        ("X-Dripline-Sequence", email.sequence.as_str()),
+        ("X-Dripline-Version", version.as_str()),
+        ("X-Dripline-Step", email.step.as_str()),
     ];
-    let further = email.headers.iter().map(|(name, value)| (name.as_str(), value));
+    let further = email.headers.iter().map(|(name, value)| (*name, value.as_str()));
     for (name, value) in further.chain(ours) {
         let name = HeaderName::new_from_ascii(name.to_owned()).map_err(|_| format!("`{name}` is not a header name"))?;
-        builder = builder.raw_header(HeaderValue::new(name, value.clone()));
+        builder = builder.raw_header(HeaderValue::new(name, value.to_owned()));
     }
     match &email.html {
         Some(html) => builder.multipart(MultiPart::alternative_plain_html(email.text.clone(), html.clone())),

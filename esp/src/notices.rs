@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dripline_actors::ports::{AlertChannel, ChannelError, Esp};
-use dripline_domain::{Address, Alert, Email, NoticeKind, Outcome, Timestamp};
+use dripline_domain::{Address, Alert, Email, NoticeKind, Outcome, SmolStr, Timestamp};
 use reqwest::{Client, Url};
 use serde_json::{Value, json};
 
@@ -133,7 +133,7 @@ impl AlertEmail {
         let at = time(alert, kind).as_millis();
         let until = resolved.map_or_else(String::new, |resolved| format!("Resolved: {resolved}\n"));
         Email {
-            from: self.from.clone(),
+            from: self.from.as_str().into(),
             to: to.clone(),
             reply_to: None,
             // A header, and so one line; a summary may quote what a provider said.
@@ -144,13 +144,13 @@ impl AlertEmail {
                 .collect(),
             html: None,
             text: format!("{line}\n\nAlert: {key}\nSince: {since}\n{until}"),
-            headers: vec![("Auto-Submitted".to_owned(), "auto-generated".to_owned())],
+            headers: vec![("Auto-Submitted", "auto-generated".to_owned())],
             message_id: format!("<{key}.{at}.{}@dripline.invalid>", kind.name()),
-            send_key: format!("{key}.{at}.{}", kind.name()),
-            lead_id: String::new(),
-            sequence: "alerts".to_owned(),
+            send_key: format!("{key}.{at}.{}", kind.name()).into(),
+            lead_id: SmolStr::default(),
+            sequence: "alerts".into(),
             version: 1,
-            step: kind.name().to_owned(),
+            step: kind.name().into(),
         }
     }
 }

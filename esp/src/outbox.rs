@@ -64,7 +64,7 @@ impl Esp for Outbox {
         let path = self.dir.join(&file);
         let written = tokio::task::spawn_blocking(move || write_once(&path, &bytes)).await;
         match written.map_err(io::Error::other).flatten() {
-            Ok(()) => Outcome::Accepted { message_id: file },
+            Ok(()) => Outcome::Accepted { message_id: file.into() },
             Err(error) => Outcome::Transient { reason: format!("{file} could not be written: {error}") },
         }
     }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dripline_actors::ports::{AfterLostAnswer, Esp, LookUp};
-use dripline_domain::{Email, Outcome, Timestamp};
+use dripline_domain::{Email, Outcome, SmolStr, Timestamp};
 use reqwest::header::{ACCEPT, HeaderName};
-use reqwest::{RequestBuilder, StatusCode};
+use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::answer::{Answer, now};
 use crate::batch::{self, Batch, Together};
-use crate::http::{Endpoint, Http};
+use crate::http::{Endpoint, Http, with_query};
 use crate::wire::{Ids, headers, text};
 use crate::{BuildError, Secret};
 
@@ -60,6 +60,9 @@ impl Default for Config {
 /// what the single call would have said of it.
 pub struct Postmark {
     http: Http,
+    email: Url,
+    batch: Url,
+    outbound: Url,
     message_stream: String,
     batching: bool,
 }
@@ -82,7 +85,9 @@ impl Postmark {
             timeout,
             connections,
         })?;
-        Ok(Self { http, message_stream: message_stream.to_owned(), batching: false })
+        let (email, batch) = (http.url("/email"), http.url("/email/batch"));
+        let outbound = http.url("/messages/outbound");
+        Ok(Self { http, email, batch, outbound, message_stream: message_stream.to_owned(), batching: false })
     }
 
     /// Sends many emails with one call.
@@ -93,8 +98,8 @@ impl Postmark {
     }
 
     /// What both calls have in common. Without `Accept`, errors come as HTML.
-    fn post(&self, path: &str) -> RequestBuilder {
-        self.http.post(path).header(ACCEPT, "application/json")
+    fn post(&self, url: &Url, within: Duration) -> RequestBuilder {
+        self.http.post(url, within).header(ACCEPT, "application/json")
     }
 
     fn payload<'a>(&'a self, email: &'a Email) -> Payload<'a> {
@@ -145,7 +150,7 @@ impl Esp for Postmark {
             ("messagestream", &self.message_stream),
             ("metadata_send_key", &email.send_key),
         ];
-        let listed: Listed = match self.http.ask(self.http.url("/messages/outbound", &query), &email.to).await {
+        let listed: Listed = match self.http.ask(with_query(&self.outbound, &query), &email.to).await {
             Ok(listed) => listed,
             Err(unclear) => return unclear,
         };
@@ -167,7 +172,7 @@ impl Esp for Postmark {
 impl Batch for Postmark {
     async fn together(&self, emails: &[Email], within: Duration) -> Together {
         let payloads: Vec<_> = emails.iter().map(|email| self.payload(email)).collect();
-        let request = self.post("/email/batch").timeout(within).json(&payloads);
+        let request = self.post(&self.batch, within).json(&payloads);
         let answer = match self.http.call(request, &emails[0].to).await {
             Ok(answer) => answer,
             Err(outcome) => return Together::whole(outcome, None, emails),
@@ -186,7 +191,7 @@ impl Batch for Postmark {
     }
 
     async fn alone(&self, email: &Email, within: Duration) -> Outcome {
-        let request = self.post("/email").timeout(within).json(&self.payload(email));
+        let request = self.post(&self.email, within).json(&self.payload(email));
         match self.http.call(request, &email.to).await {
             Ok(answer) => outcome(&answer, email),
             Err(outcome) => outcome,
@@ -257,7 +262,7 @@ struct Told {
     #[serde(default)]
     message: String,
     #[serde(rename = "MessageID")]
-    message_id: Option<String>,
+    message_id: Option<SmolStr>,
 }
 
 #[derive(Deserialize)]
@@ -271,7 +276,7 @@ struct Listed {
 #[serde(rename_all = "PascalCase")]
 struct Message {
     #[serde(rename = "MessageID")]
-    message_id: String,
+    message_id: SmolStr,
     #[serde(default)]
     metadata: Value,
 }

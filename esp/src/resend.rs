@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use dripline_actors::ports::{AfterLostAnswer, Esp};
-use dripline_domain::{Email, Outcome, split_mailbox};
-use reqwest::StatusCode;
+use dripline_domain::{Email, Outcome, SmolStr, split_mailbox};
 use reqwest::header::AUTHORIZATION;
+use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -63,6 +63,8 @@ impl Default for Config {
 /// email, by its index, why it is not (<https://resend.com/changelog/batch-validation-modes>).
 pub struct Resend {
     http: Http,
+    emails: Url,
+    batch: Url,
     batching: bool,
 }
 
@@ -83,7 +85,8 @@ impl Resend {
             timeout,
             connections,
         })?;
-        Ok(Self { http, batching: false })
+        let (emails, batch) = (http.url("/emails"), http.url("/emails/batch"));
+        Ok(Self { http, emails, batch, batching: false })
     }
 
     /// Sends many emails with one call.
@@ -124,7 +127,7 @@ impl Batch for Resend {
             Ok(bodies) => bodies,
             Err(outcome) => return Together::Refused(outcome),
         };
-        let request = self.http.post("/emails/batch").timeout(within).json(&bodies);
+        let request = self.http.post(&self.batch, within).json(&bodies);
         let request = request.header("idempotency-key", batch_key(emails)).header("x-batch-validation", "permissive");
         match self.http.call(request, &emails[0].to).await {
             Ok(answer) if answer.status.is_success() => {
@@ -146,7 +149,7 @@ impl Batch for Resend {
             Ok(body) => body,
             Err(outcome) => return outcome,
         };
-        let request = self.http.post("/emails").timeout(within).header("idempotency-key", &email.send_key);
+        let request = self.http.post(&self.emails, within).header("idempotency-key", email.send_key.as_str());
         match self.http.call(request.json(&body), &email.to).await {
             Ok(answer) => outcome(&answer, email),
             Err(outcome) => outcome,
@@ -263,7 +266,7 @@ struct Tag<'a> {
 
 #[derive(Deserialize)]
 struct Taken {
-    id: String,
+    id: SmolStr,
 }
 
 /// Of the call for many.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dripline_actors::ports::Esp;
 use dripline_domain::{Email, Outcome, split_mailbox};
+use reqwest::Url;
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,7 @@ impl Default for Config {
 /// call mails twice.
 pub struct SendGrid {
     http: Http,
+    mail_send: Url,
     sandbox: bool,
 }
 
@@ -59,13 +61,14 @@ impl SendGrid {
             timeout,
             connections,
         })?;
-        Ok(Self { http, sandbox: config.sandbox })
+        let mail_send = http.url("/v3/mail/send");
+        Ok(Self { http, mail_send, sandbox: config.sandbox })
     }
 
     fn outcome(&self, answer: &Answer, email: &Email) -> Outcome {
         let status = answer.status.as_u16();
         if status == 202 || (status == 200 && self.sandbox) {
-            return Outcome::Accepted { message_id: answer.header("x-message-id").unwrap_or_default().to_owned() };
+            return Outcome::Accepted { message_id: answer.header("x-message-id").unwrap_or_default().into() };
         }
         let told = answer.json::<Errors>().and_then(|errors| errors.errors.into_iter().next());
         let reason = answer.reason(told.as_ref().map(|error| error.message.as_str()), &email.to);
@@ -109,7 +112,7 @@ impl Esp for SendGrid {
             categories: [&email.sequence],
             mail_settings: self.sandbox.then_some(MailSettings { sandbox_mode: SandboxMode { enable: true } }),
         };
-        match self.http.call(self.http.post("/v3/mail/send").json(&body), &email.to).await {
+        match self.http.call(self.http.post(&self.mail_send, self.http.timeout).json(&body), &email.to).await {
             Ok(answer) => self.outcome(&answer, email),
             Err(outcome) => outcome,
         }

@@ -182,7 +182,7 @@ impl Esp for Smtp {
             Err(reason) => return Outcome::Refused { reason },
         };
         match self.transact(message.envelope(), &message.formatted()).await {
-            Ok(()) => Outcome::Accepted { message_id: email.message_id.trim_matches(['<', '>']).to_owned() },
+            Ok(()) => Outcome::Accepted { message_id: email.message_id.trim_matches(['<', '>']).into() },
             Err(failure) => failure.outcome(email),
         }
     }

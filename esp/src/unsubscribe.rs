@@ -5,7 +5,7 @@ use aes_siv::siv::Aes256Siv;
 use aes_siv::{Key, KeyInit};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use dripline_domain::Address;
+use dripline_domain::{Address, SmolStr};
 use hkdf::Hkdf;
 use sha2::Sha512;
 
@@ -24,7 +24,7 @@ pub struct Recipient {
     /// The person.
     pub address: Address,
     /// The email that carried the link; see [`dripline_domain::send_key`].
-    pub send_key: String,
+    pub send_key: SmolStr,
 }
 
 /// Makes unsubscribe links, and tells its own from forged ones.
@@ -66,7 +66,7 @@ impl UnsubscribeLinks {
         let mut keys = std::iter::once(&self.current).chain(&self.former);
         let plain = keys.find_map(|key| Aes256Siv::new(key).decrypt(NO_HEADERS, &sealed).ok())?;
         let (send_key, address) = std::str::from_utf8(&plain).ok()?.split_once(' ')?;
-        Some(Recipient { address: Address::parse(address).ok()?, send_key: send_key.to_owned() })
+        Some(Recipient { address: Address::parse(address).ok()?, send_key: send_key.into() })
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
 
     fn jane() -> Recipient {
         let address = Address::parse("jane.doe+trial@example.com").unwrap();
-        Recipient { address, send_key: "cb082a52804fa071481396d5e9130456".to_owned() }
+        Recipient { address, send_key: "cb082a52804fa071481396d5e9130456".into() }
     }
 
     fn links(current: &[u8]) -> UnsubscribeLinks {

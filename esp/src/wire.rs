@@ -25,7 +25,7 @@ impl<'a> Ids<'a> {
 
 /// The email's headers as pairs, its `Message-ID` first.
 pub(crate) fn headers(email: &Email) -> impl Iterator<Item = (&str, &str)> {
-    let further = email.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let further = email.headers.iter().map(|(name, value)| (*name, value.as_str()));
     std::iter::once(("Message-ID", email.message_id.as_str())).chain(further)
 }
 

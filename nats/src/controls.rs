@@ -8,7 +8,7 @@ use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
-use dripline_actors::ports::{Control, Controlled, Controls, Source, StoreError};
+use dripline_actors::ports::{Control, Controlled, Controls, JournalLines, Source, StoreError};
 use dripline_domain::{ControlEvent, JournalEvent, JournalLine, RequestId};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -100,10 +100,10 @@ impl JetStreamControls {
     async fn journal(&self, what: Controlled<'_>, control: &Control) -> Result<(), StoreError> {
         let (sequence, provider, paused, resumed) = match what {
             Controlled::Sequence(name) => {
-                (Some(name.to_owned()), None, ControlEvent::SequencePaused, ControlEvent::SequenceResumed)
+                (Some(name.into()), None, ControlEvent::SequencePaused, ControlEvent::SequenceResumed)
             }
             Controlled::Provider(name) => {
-                (None, Some(name.to_owned()), ControlEvent::ProviderPaused, ControlEvent::ProviderResumed)
+                (None, Some(name.into()), ControlEvent::ProviderPaused, ControlEvent::ProviderResumed)
             }
             Controlled::OutgoingWebhook(_) => return Ok(()),
         };
@@ -117,10 +117,11 @@ impl JetStreamControls {
             step: None,
             reason: Some(control.reason.clone()),
             provider,
-            by: Some(control.by.clone()),
+            by: Some(control.by.as_str().into()),
         };
-        let line = serde_json::to_vec(&line).map_err(unavailable)?;
-        publish_lines(&self.context, &[line.into()]).await.map_err(StoreError::Unavailable)
+        let mut lines = JournalLines::default();
+        lines.push(&line).map_err(unavailable)?;
+        publish_lines(&self.context, lines).await.map_err(StoreError::Unavailable)
     }
 }
 

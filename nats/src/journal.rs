@@ -3,8 +3,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, State, Stream};
 use async_trait::async_trait;
-use bytes::Bytes;
-use dripline_actors::ports::{Journal, JournalMessage, JournalPosition, Source, StoreError};
+use dripline_actors::ports::{Journal, JournalLines, JournalMessage, JournalPosition, Source, StoreError};
 
 use crate::batch::BatchMessage;
 use crate::store::journal_message;
@@ -79,7 +78,7 @@ fn origin(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Writes lines that belong to no change of a lead; on disk when it returns.
-pub(crate) async fn publish_lines(context: &Context, lines: &[Bytes]) -> Result<(), Source> {
+pub(crate) async fn publish_lines(context: &Context, lines: JournalLines) -> Result<(), Source> {
     let BatchMessage { subject, headers, payload } = journal_message(lines);
     context.publish_with_headers(subject, headers, payload).await?.await?;
     Ok(())

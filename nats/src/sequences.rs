@@ -10,8 +10,8 @@ use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::{DirectGetErrorKind, InfoError, Stream};
 use async_trait::async_trait;
 use dripline_actors::Chain;
-use dripline_actors::ports::{Sequences, StoreError};
-use dripline_domain::{ControlEvent, JournalEvent, JournalLine, Operator, Sequence, Timestamp};
+use dripline_actors::ports::{JournalLines, Sequences, StoreError};
+use dripline_domain::{ControlEvent, JournalEvent, JournalLine, Operator, Sequence, SmolStr, Timestamp};
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::task::AbortHandle;
 
@@ -32,9 +32,9 @@ pub struct Selection {
 /// The sequences: the current ones as the folder has them, all versions as the bucket `sequences` keeps them.
 pub struct SequenceBook {
     stream: Stream<()>,
-    current: RwLock<HashMap<String, Arc<Sequence>>>,
+    current: RwLock<HashMap<SmolStr, Arc<Sequence>>>,
     selection: Selection,
-    versions: RwLock<HashMap<String, HashMap<u32, Arc<Sequence>>>>,
+    versions: RwLock<HashMap<SmolStr, HashMap<u32, Arc<Sequence>>>>,
 }
 
 /// A sequence could not be put into the bucket.
@@ -109,10 +109,11 @@ impl SequenceBook {
                 step: None,
                 reason: Some(operator.reason().to_owned()),
                 provider: None,
-                by: Some(operator.by().to_owned()),
+                by: Some(operator.by().into()),
             };
-            let line = serde_json::to_vec(&line).map_err(|error| StoreError::Unreadable(error.into()))?;
-            publish_lines(context, &[line.into()]).await.map_err(StoreError::Unavailable)?;
+            let mut lines = JournalLines::default();
+            lines.push(&line).map_err(|error| StoreError::Unreadable(error.into()))?;
+            publish_lines(context, lines).await.map_err(StoreError::Unavailable)?;
             let unavailable = |error: jetstream::context::PublishError| StoreError::Unavailable(error.into());
             let ack = context.publish(current_subject(&sequence.name), sequence.version.to_string().into()).await;
             ack.map_err(unavailable)?.await.map_err(unavailable)?;
@@ -169,7 +170,7 @@ impl SequenceBook {
         let (name, version) = (sequence.name.clone(), sequence.version);
         let before = self.current.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), sequence);
         if before.map(|before| before.version) != Some(version) {
-            tracing::info!(sequence = name, version, "new leads enter this version from now on");
+            tracing::info!(sequence = name.as_str(), version, "new leads enter this version from now on");
         }
     }
 
@@ -183,12 +184,12 @@ impl SequenceBook {
             context.publish_with_headers(subject(name, *version), headers, json.into()).await.map_err(unavailable)?;
         match ack.await {
             Ok(_) => {
-                tracing::info!(sequence = name, version, "sequence published");
+                tracing::info!(sequence = name.as_str(), version, "sequence published");
                 Ok(())
             }
             Err(error) if is_wrong_last_sequence(&error) => match read_sequence(&self.stream, name, *version).await? {
                 Some(published) if published == *sequence => Ok(()),
-                _ => Err(PublishError::Changed { name: name.clone(), version: *version }),
+                _ => Err(PublishError::Changed { name: name.to_string(), version: *version }),
             },
             Err(error) => Err(unavailable(error).into()),
         }

@@ -6,7 +6,7 @@ use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_actors::ports::{JournalPosition, Revision, SaveError, StatisticsStore, StoreError, Tally};
-use dripline_domain::{EmailCounts, SequenceStatistics, Statistics};
+use dripline_domain::{EmailCounts, SequenceStatistics, SmolStr, Statistics};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
@@ -59,9 +59,9 @@ impl JetStreamStatistics {
         }
     }
 
-    async fn sequence(&self, subject: String) -> Result<Option<(String, SequenceStatistics)>, StoreError> {
+    async fn sequence(&self, subject: String) -> Result<Option<(SmolStr, SequenceStatistics)>, StoreError> {
         let name = subject.strip_prefix(STATISTICS_BUCKET_SUBJECT).and_then(|key| key.strip_prefix(SEQUENCE));
-        let Some(name) = name.map(str::to_owned) else { return Ok(None) };
+        let Some(name) = name.map(SmolStr::new) else { return Ok(None) };
         let Some((value, _)) = self.get(subject).await? else { return Ok(None) };
         Ok(Some((name, serde_json::from_slice(&value).map_err(unreadable)?)))
     }
@@ -95,7 +95,7 @@ impl StatisticsStore for JetStreamStatistics {
         Ok((progress.journal, revision))
     }
 
-    async fn save(&self, tally: &Tally, changed: &BTreeSet<String>) -> Result<Revision, SaveError> {
+    async fn save(&self, tally: &Tally, changed: &BTreeSet<SmolStr>) -> Result<Revision, SaveError> {
         let none = SequenceStatistics::default();
         let mut messages = Vec::with_capacity(changed.len() + 1);
         for name in changed {

@@ -4,8 +4,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_trait::async_trait;
-use bytes::Bytes;
-use dripline_actors::ports::{BatchResult, Fate, LeadStore, Put, Revision, StoreError};
+use dripline_actors::ports::{BatchResult, Fate, JournalLines, LeadStore, Put, Revision, StoreError};
 use dripline_domain::{Lead, LeadKey};
 use futures_util::future::try_join_all;
 
@@ -66,7 +65,7 @@ impl LeadStore for JetStreamLeadStore {
         Ok((Some(lead), message.sequence))
     }
 
-    async fn write(&self, puts: &[Put], journal: &[Bytes]) -> BatchResult {
+    async fn write(&self, puts: &[Put], journal: JournalLines) -> BatchResult {
         let mut messages: Vec<_> = puts.iter().map(message).collect();
         let with_journal = !journal.is_empty();
         if with_journal {
@@ -117,17 +116,12 @@ fn message(put: &Put) -> BatchMessage {
 }
 
 /// One message holds the lines of the whole batch: state and journal are stored together or not at all.
-pub(crate) fn journal_message(lines: &[Bytes]) -> BatchMessage {
-    let mut payload = Vec::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
-    for line in lines {
-        payload.extend_from_slice(line);
-        payload.push(b'\n');
-    }
+pub(crate) fn journal_message(lines: JournalLines) -> BatchMessage {
     let mut headers = HeaderMap::new();
     headers.insert(async_nats::header::NATS_MESSAGE_TTL, JOURNAL_TTL);
     BatchMessage {
         subject: format!("{JOURNAL_SUBJECT}{:032x}", rand::random::<u128>()),
         headers,
-        payload: payload.into(),
+        payload: lines.into(),
     }
 }

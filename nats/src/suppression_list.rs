@@ -3,8 +3,7 @@ use std::fmt;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::Store;
-use bytes::Bytes;
-use dripline_actors::ports::Source;
+use dripline_actors::ports::{JournalLines, Source};
 use dripline_domain::{
     Address, KeyError, LeadId, LeadIdKey, LeadKey, Suppression, SuppressionCause, SuppressionMark, Timestamp,
 };
@@ -180,18 +179,18 @@ impl SuppressionList {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut lines = Vec::with_capacity(changes.len());
+        let mut lines = JournalLines::default();
         for change in changes {
-            let line = serde_json::to_vec(&JournalLine {
+            let pushed = lines.push(&JournalLine {
                 lead_id: self.lead_ids.lead_id(&change.address),
                 timestamp: change.timestamp,
                 event,
                 reason: &change.reason,
                 by: &change.source,
             });
-            lines.push(Bytes::from(line.map_err(|error| not_journalled(error.into()))?));
+            pushed.map_err(|error| not_journalled(error.into()))?;
         }
-        publish_lines(&self.context, &lines).await.map_err(not_journalled)
+        publish_lines(&self.context, lines).await.map_err(not_journalled)
     }
 }
 

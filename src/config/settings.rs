@@ -314,8 +314,8 @@ pub struct Engine {
 impl Default for Engine {
     fn default() -> Self {
         Self {
-            resident_leads: 20_000,
-            in_flight: 4_096,
+            resident_leads: 5_000,
+            in_flight: 2_048,
             ack_wait: Duration::from_secs(30),
             idle: Duration::from_secs(30),
             sweep_every: Duration::from_mins(5),

@@ -197,7 +197,7 @@ impl Shared {
             Problem::of_feedback(&error)
         })?;
         let address = addresses.show(&recipient.address);
-        tracing::debug!(%address, send_key = recipient.send_key, kind = ?wish, "a person's wish taken");
+        tracing::debug!(%address, send_key = recipient.send_key.as_str(), kind = ?wish, "a person's wish taken");
         Ok(())
     }
 

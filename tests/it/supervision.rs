@@ -8,7 +8,7 @@ use dripline::config::Config;
 use dripline::service;
 use dripline_actors::Engine;
 use dripline_actors::ports::{ComposeError, Composer, Esp};
-use dripline_domain::{Email, Lead, Outcome, Sequence};
+use dripline_domain::{Email, Lead, Outcome, Sequence, SmolStr};
 use dripline_esp::{MinijinjaComposer, UnsubscribeLinks};
 use dripline_nats::{Connections, topology};
 use dripline_test_support::until;
@@ -19,7 +19,7 @@ use crate::system::{System, UNSUBSCRIBE_KEY};
 struct Buggy(MinijinjaComposer);
 
 impl Composer for Buggy {
-    fn compose(&self, sequence: &Arc<Sequence>, step: usize, lead: &Lead, key: &str) -> Result<Email, ComposeError> {
+    fn compose(&self, sequence: &Arc<Sequence>, step: usize, lead: &Lead, key: SmolStr) -> Result<Email, ComposeError> {
         assert!(!lead.address.as_str().starts_with("bug"), "a bug shows for this lead");
         self.0.compose(sequence, step, lead, key)
     }
@@ -34,7 +34,7 @@ impl Esp for Accepting {
     }
 
     async fn send(&self, _: &Email) -> Outcome {
-        Outcome::Accepted { message_id: "m".to_owned() }
+        Outcome::Accepted { message_id: "m".into() }
     }
 }
 

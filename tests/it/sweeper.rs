@@ -1,7 +1,7 @@
 //! Timers are lost, and set again: by whom, and what of it a failure of the server or of an engine changes.
 use std::time::Duration;
 
-use dripline_actors::ports::{BatchResult, LeadStore, Put};
+use dripline_actors::ports::{BatchResult, JournalLines, LeadStore, Put};
 use dripline_domain::{Address, LeadKey, LeadStatus, Timestamp};
 use dripline_nats::{Connections, JetStreamLeadStore, Login, topology};
 use dripline_test_support::{Dripline, free_port, until};
@@ -29,7 +29,7 @@ async fn leads_without_timers(system: &System, count: usize) {
     };
     let puts: Vec<_> = (0..count).map(put).collect();
     for batch in puts.chunks(BATCH) {
-        assert!(matches!(store.write(batch, &[]).await, BatchResult::Written(_)));
+        assert!(matches!(store.write(batch, JournalLines::default()).await, BatchResult::Written(_)));
     }
 }
 

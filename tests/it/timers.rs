@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use dripline_actors::Timer;
-use dripline_actors::ports::{BatchResult, LeadStore, Put, Timers};
+use dripline_actors::ports::{BatchResult, JournalLines, LeadStore, Put, Timers};
 use dripline_domain::{Address, LeadKey, LeadStatus, Timestamp};
 use dripline_nats::{Connections, JetStreamLeadStore, JetStreamTimers, Login, topology};
 use dripline_test_support::until;
@@ -97,7 +97,7 @@ async fn a_lead_that_another_process_erased_and_that_comes_again_gets_its_first_
     };
     let bucket = context.get_stream_no_info(topology::LEADS_BUCKET).await.unwrap();
     let store = JetStreamLeadStore::new(bucket, connections.commits.clone());
-    assert!(matches!(store.write(&[put], &[]).await, BatchResult::Written(_)));
+    assert!(matches!(store.write(&[put], JournalLines::default()).await, BatchResult::Written(_)));
     let timers = JetStreamTimers::new(context.clone(), context.get_stream_no_info(topology::TIMERS).await.unwrap());
     timers.set(Timer::new(key, at, 1)).await.unwrap();
     system.until_accepted(2).await;

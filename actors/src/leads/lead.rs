@@ -25,7 +25,7 @@ use crate::Chain;
 use crate::committer::CommitError;
 use crate::control::{ControlError, Obeyed, Order};
 use crate::crash_point::crash_point;
-use crate::ports::{Controlled, Delivery, Put, Rejection, Revision, Settle, StoreError, TimerError};
+use crate::ports::{Controlled, Delivery, JournalLines, Put, Rejection, Revision, Settle, StoreError, TimerError};
 use crate::provider::{NoPlace, Place};
 use crate::slot::NotRunning;
 use crate::timer::Timer;
@@ -297,8 +297,8 @@ impl LeadState {
                 self.document = Document::Unread;
             }
             let Some(lead) = self.lead().await? else {
-                let line = journal_line(lead_id, 0, &feedback.entry(services.clock.now()));
-                services.committer.journal(line.into_iter().collect()).await?;
+                let entry = feedback.entry(services.clock.now());
+                services.committer.journal(journal_lines(lead_id, 0, [&entry])).await?;
                 return Ok(Settle::Ack);
             };
             let too_many = lead.too_many_soft_bounces(feedback, &services.soft_bounces);
@@ -403,10 +403,6 @@ impl LeadState {
             let fail = StepEvent::Fail(format!("there is no version {version} of sequence `{name}`"));
             return self.decide_step(id, &fail).await.map(drop);
         };
-        let email = match compose(&services, &sequence, lead, enrolment) {
-            Ok(email) => email,
-            Err(reason) => return self.decide_step(id, &StepEvent::Fail(reason)).await.map(drop),
-        };
         let (lead_id, transactional) = (lead.lead_id.clone(), enrolment.transactional);
         // 4: room for the call, and the permit. 3 comes after it, because the wait may be long: suppression is checked
         // at the last moment, and so are pauses.
@@ -417,10 +413,17 @@ impl LeadState {
             return Ok(());
         }
         crash_point("permitted");
+        // Not before: who waits for a permit would only fill the memory with an email.
+        let Some(lead) = self.lead().await? else { return Ok(()) };
+        let Some(enrolment) = lead.enrolment(id) else { return Ok(()) };
+        let email = match compose(&services, &sequence, lead, enrolment) {
+            Ok(email) => email,
+            Err(reason) => return self.decide_step(id, &StepEvent::Fail(reason)).await.map(drop),
+        };
         // 5: the intent, on disk before the call. A second owner loses here, before any email.
         let begin = StepEvent::Begin {
             owner: services.owner.clone(),
-            provider: place.provider().to_owned(),
+            provider: place.provider().into(),
             answer_within: services.answer_within,
         };
         let Decided::Send(attempt) = self.decide_step(id, &begin).await? else { return Ok(()) };
@@ -435,7 +438,8 @@ impl LeadState {
         crash_point("calling");
         let call = trace_span!(
             target: trace::TARGET, "call provider", otel.kind = "client", provider = place.provider(),
-            sequence = email.sequence, step = email.step, send_key, attempt = number, outcome = Empty
+            sequence = email.sequence.as_str(), step = email.step.as_str(), send_key = send_key.as_str(),
+            attempt = number, outcome = Empty
         );
         let outcome = services.providers.send(email, call_by, place).instrument(call.clone()).await?;
         call.record("outcome", outcome.name());
@@ -577,14 +581,14 @@ impl LeadState {
             status: Some(lead.status()),
             write: rand::random(),
         };
-        let lines = journal.iter().filter_map(|entry| journal_line(&lead.lead_id, lead.generation, entry)).collect();
+        let lines = journal_lines(&lead.lead_id, lead.generation, journal.iter().map(AsRef::as_ref));
         let written = self.services.committer.commit(put, lines);
         let revision = written.instrument(trace_span!(target: trace::TARGET, "commit")).await?;
         for entry in &journal {
             self.services.metrics.happened(entry);
             tracing::info!(
-                lead_id = %lead.lead_id, sequence = entry.sequence, step = entry.step, attempt = entry.attempt,
-                event = ?entry.event, reason = entry.reason, "lead changed"
+                lead_id = %lead.lead_id, sequence = entry.sequence.as_deref(), step = entry.step.as_deref(),
+                attempt = entry.attempt, event = ?entry.event, reason = entry.reason, "lead changed"
             );
         }
         self.document = Document::Known { lead: Some(Box::new(lead)), revision, stored: Some(document) };
@@ -733,7 +737,7 @@ fn compose(services: &Services, sequence: &Arc<Sequence>, lead: &Lead, enrolment
         format!("sequence `{}` version {} has no step {}", sequence.name, sequence.version, enrolment.step)
     })?;
     let key = send_key(&lead.lead_id, enrolment, &step.id);
-    services.composer.compose(sequence, enrolment.step, lead, &key).map_err(|error| error.to_string())
+    services.composer.compose(sequence, enrolment.step, lead, key).map_err(|error| error.to_string())
 }
 
 #[derive(Serialize)]
@@ -745,12 +749,12 @@ struct JournalLine<'a> {
     entry: &'a Entry,
 }
 
-fn journal_line(lead_id: &LeadId, generation: u64, entry: &Entry) -> Option<Bytes> {
-    match serde_json::to_vec(&JournalLine { lead_id, generation, entry }) {
-        Ok(line) => Some(line.into()),
-        Err(error) => {
+fn journal_lines<'a>(lead_id: &LeadId, generation: u64, entries: impl IntoIterator<Item = &'a Entry>) -> JournalLines {
+    let mut lines = JournalLines::default();
+    for entry in entries {
+        if let Err(error) = lines.push(&JournalLine { lead_id, generation, entry }) {
             tracing::error!(%lead_id, %error, "a journal line cannot be written as JSON");
-            None
         }
     }
+    lines
 }

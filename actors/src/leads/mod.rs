@@ -7,7 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dripline_domain::{Arrival, DoubtPolicy, Feedback, LeadId, LeadKey, RetryPolicy, Sequence, SoftBouncePolicy};
+use dripline_domain::{
+    Arrival, DoubtPolicy, Feedback, LeadId, LeadKey, RetryPolicy, Sequence, SmolStr, SoftBouncePolicy,
+};
 use kept::{KeptDocuments, Stored};
 use lead::{Arriving, LeadActor, LeadArguments, Ordered, Telling, Work};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -50,7 +52,7 @@ pub struct Leads {
 
 /// What every lead needs; shared.
 pub(crate) struct Services {
-    pub(crate) owner: String,
+    pub(crate) owner: SmolStr,
     pub(crate) answer_within: Duration,
     /// A call begins no later than this after its intent.
     pub(crate) call_within: Duration,

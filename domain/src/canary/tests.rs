@@ -33,14 +33,14 @@ fn run() -> CanaryRun {
 /// Two steps, 30 seconds apart.
 fn sequence() -> Sequence {
     let step = |id: &str, seconds| Step {
-        id: id.to_owned(),
+        id: id.into(),
         after: Duration::from_secs(seconds),
         send: Send { subject: "s".to_owned(), template: "t".to_owned() },
     };
     Sequence {
-        name: "canary".to_owned(),
+        name: "canary".into(),
         version: 1,
-        from: "a@acme.example".to_owned(),
+        from: "a@acme.example".into(),
         reentry: Reentry::Ignore,
         steps: vec![step("first", 0), step("second", 30)],
         ..Sequence::default()
@@ -67,7 +67,7 @@ fn entry(event: &str, step: &str, seconds: i64) -> Value {
 }
 
 fn arrived(step: &str, seconds: i64) -> Arrived {
-    Arrived { step: Some(step.to_owned()), at: Some(at(seconds)) }
+    Arrived { step: Some(step.into()), at: Some(at(seconds)) }
 }
 
 fn look(run: &mut CanaryRun, lead: Option<&Lead>, arrived: &[Arrived], now: i64) -> Progress {
@@ -98,16 +98,16 @@ fn a_run_whose_emails_arrive_passes_when_the_last_one_did() {
 #[test]
 fn each_thing_that_is_late_is_told_by_what_it_is() {
     let enrolled = lead(&json!({}), &json!([]));
-    let untouched = Missing::Sending { step: "first".to_owned(), due: at(1), standstill: Standstill::Untouched };
+    let untouched = Missing::Sending { step: "first".into(), due: at(1), standstill: Standstill::Untouched };
     let refusing = lead(&json!({}), &json!([entry("retrying", "first", 2)]));
     let refused = Missing::Sending {
-        step: "first".to_owned(),
+        step: "first".into(),
         due: at(1),
         standstill: Standstill::Refused("503 from it".to_owned()),
     };
     let sent = lead(&json!({"step": 1}), &json!([entry("sent", "first", 2)]));
-    let second = Missing::Sending { step: "second".to_owned(), due: at(32), standstill: Standstill::Untouched };
-    let silent = |told| Missing::Arrival { step: "first".to_owned(), sent: at(2), told };
+    let second = Missing::Sending { step: "second".into(), due: at(32), standstill: Standstill::Untouched };
+    let silent = |told| Missing::Arrival { step: "first".into(), sent: at(2), told };
     let bounced = lead(
         &json!({"step": 1, "emails": [{"step": "first", "seen": ["hard_bounced"]}]}),
         &json!([entry("sent", "first", 2)]),
@@ -138,14 +138,14 @@ fn a_parked_lead_is_not_waited_for() {
 #[test]
 fn emails_out_of_order_and_emails_that_come_twice_are_found() {
     let swapped = [arrived("first", 40), arrived("second", 35)];
-    let order = Missing::Order { step: "second".to_owned() };
+    let order = Missing::Order { step: "second".into() };
     assert_eq!(look(&mut run(), Some(&both_sent()), &swapped, 41), Progress::Failed(order));
     let twice = [arrived("first", 3), arrived("first", 4)];
-    let once = Missing::Once { step: "first".to_owned() };
+    let once = Missing::Once { step: "first".into() };
     assert_eq!(look(&mut run(), Some(&both_sent()), &twice, 41), Progress::Failed(once));
     // What webhooks tell comes in any order.
     let mut run = run();
-    let told = |step: &str| Arrived { step: Some(step.to_owned()), at: None };
+    let told = |step: &str| Arrived { step: Some(step.into()), at: None };
     assert_eq!(look(&mut run, Some(&both_sent()), &[told("second")], 40), Progress::Going);
     assert_eq!(look(&mut run, Some(&both_sent()), &[told("second"), told("first")], 41), Progress::Passed);
 }
@@ -175,8 +175,8 @@ fn the_finding_names_the_broken_link() {
     };
     let others = Installation { feedback: QueueState { newest: Some(at(9)), ..queue("FEEDBACK", 0) }, ..alive.clone() };
     let enrolment = || Missing::Enrolment { accepted: at(0) };
-    let sending = |standstill| Missing::Sending { step: "first".to_owned(), due: at(1), standstill };
-    let arrival = || Missing::Arrival { step: "first".to_owned(), sent: at(2), told: None };
+    let sending = |standstill| Missing::Sending { step: "first".into(), due: at(1), standstill };
+    let arrival = || Missing::Arrival { step: "first".into(), sent: at(2), told: None };
     let away = || "connection refused".to_owned();
     let refused = || Standstill::Refused("401".to_owned());
     for (missing, installation, evidence, link, says) in [

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use smol_str::SmolStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -105,10 +106,10 @@ impl Reader<'_> {
         let templates = std::mem::take(&mut self.templates);
         let templates = templates.into_iter().filter_map(|(name, template)| Some((name, template?))).collect();
         Some(Sequence {
-            name: name?,
+            name: name?.into(),
             version: version?,
-            from: from?,
-            reply_to,
+            from: from?.into(),
+            reply_to: reply_to.map(SmolStr::from),
             reentry,
             transactional,
             steps: steps?,
@@ -149,7 +150,7 @@ impl Reader<'_> {
         let after = table.get("after").map_or(Some(Duration::ZERO), |node| self.wait(&node));
         let send = self.required(&table, "send", "send = { subject = \"Welcome\", template = \"welcome\" }");
         let send = send.and_then(|node| self.send(&node));
-        Some(Step { id: id?, after: after?, send: send? })
+        Some(Step { id: id?.into(), after: after?, send: send? })
     }
 
     fn send(&mut self, node: &Node<'_>) -> Option<Send> {

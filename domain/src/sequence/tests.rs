@@ -44,7 +44,7 @@ fn with(line: &str, instead: &str) -> String {
 fn a_sequence_as_marketing_writes_it() {
     let sequence = parse_sequence("x.toml", NURTURE, folder).unwrap();
     let step = |id: &str, after, subject: &str| Step {
-        id: id.to_owned(),
+        id: id.into(),
         after,
         send: Send { subject: subject.to_owned(), template: id.to_owned() },
     };
@@ -52,10 +52,10 @@ fn a_sequence_as_marketing_writes_it() {
     assert_eq!(
         sequence,
         Sequence {
-            name: "new_lead_nurture".to_owned(),
+            name: "new_lead_nurture".into(),
             version: 1,
-            from: "Acme <hello@acme.example>".to_owned(),
-            reply_to: Some("help@acme.example".to_owned()),
+            from: "Acme <hello@acme.example>".into(),
+            reply_to: Some("help@acme.example".into()),
             reentry: Reentry::After(90 * DAY),
             transactional: false,
             steps: vec![

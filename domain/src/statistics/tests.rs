@@ -79,7 +79,7 @@ fn bounces_after_a_batch_count_against_the_provider_and_a_resume_begins_anew() {
     let mut statistics = Statistics::default();
     let rules = CountingRules::default();
     let mut sent = line("sent", "welcome", 1, Some("first"));
-    sent.provider = Some("sendgrid-batch".to_owned());
+    sent.provider = Some("sendgrid-batch".into());
     for _ in 0..100 {
         statistics.count(&sent, &rules);
     }

@@ -93,7 +93,7 @@ pub fn erase(lead: &Lead, operator: &Operator, context: &Context) -> Result<Entr
     if lead.enrolments.iter().any(is_under_way) {
         return Err(Refusal::AttemptOpen);
     }
-    let (reason, by) = (Some(operator.reason().to_owned()), Some(operator.by().to_owned()));
+    let (reason, by) = (Some(operator.reason().to_owned()), Some(operator.by().into()));
     Ok(Entry { reason, by, ..Entry::new(context.now, What::Erased) })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{self, DAY, START, World, accepted, sequence, suppressed, timer};
 use dripline_domain::{
     Address, Arrival, Context, Effect, Event, Lead, LeadIdKey, LeadStatus, Operator, OperatorAction, OperatorError,
-    Outcome, Profile, Reentry, Refusal, RequestId, Sequence, State, StepEvent, StopReason, Suppression,
+    Outcome, Profile, Reentry, Refusal, RequestId, Sequence, SmolStr, State, StepEvent, StopReason, Suppression,
     SuppressionCause, Timestamp, Transition, What, erase,
 };
 use proptest::prelude::*;
@@ -311,7 +311,7 @@ fn what_was_parked_after_failures_is_tried_anew_and_not_where_the_email_is_known
     assert!(matches!(&decided.effects[..], [Effect::Send(attempt)] if attempt.number == 2), "{decided:?}");
 }
 
-fn key_of(decided: &Transition) -> String {
+fn key_of(decided: &Transition) -> SmolStr {
     match &decided.effects[..] {
         [Effect::Send(attempt)] => attempt.send_key.clone(),
         other => panic!("{other:?}"),
@@ -461,7 +461,7 @@ proptest! {
         happenings in proptest::collection::vec(happening(), 1..120),
     ) {
         let mut world = World::enrolled(Reentry::Ignore);
-        let mut taken: HashMap<String, usize> = HashMap::new();
+        let mut taken: HashMap<SmolStr, usize> = HashMap::new();
         let mut steps = Vec::new();
         let mut last = None;
         let mut happen = |world: &mut World, happening: Happening| {

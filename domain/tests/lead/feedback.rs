@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::world::{DAY, START, World, accepted, suppressed, timer};
 use dripline_domain::{
-    Address, Effect, Event, Feedback, FeedbackKind, LeadStatus, Outcome, Reentry, SOFT_BOUNCES_KEPT, SoftBounce, State,
-    StepEvent, StopReason, Suppressed, SuppressionCause, Timestamp, What, send_key,
+    Address, Effect, Event, Feedback, FeedbackKind, LeadStatus, Outcome, Reentry, SOFT_BOUNCES_KEPT, SmolStr,
+    SoftBounce, State, StepEvent, StopReason, Suppressed, SuppressionCause, Timestamp, What, send_key,
 };
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ const STEPS: [&str; 3] = ["welcome", "tips", "case"];
 /// Of the person alone.
 fn feedback(kind: FeedbackKind, after: Duration) -> Feedback {
     Feedback {
-        provider: "sendgrid".to_owned(),
+        provider: "sendgrid".into(),
         id: "e-1".to_owned(),
         kind,
         occurred_at: START.plus(after),
@@ -34,8 +34,8 @@ fn of_step(world: &World, kind: FeedbackKind, step: &str) -> Feedback {
     Feedback {
         send_key: Some(send_key(&lead.lead_id, enrolment, step)),
         sequence: Some(enrolment.sequence.name.clone()),
-        step: Some(step.to_owned()),
-        message_id: Some("m-1".to_owned()),
+        step: Some(step.into()),
+        message_id: Some("m-1".into()),
         ..feedback(kind, Duration::ZERO)
     }
 }
@@ -114,16 +114,16 @@ fn an_event_is_matched_by_send_key_then_by_message_id_then_by_address() {
         let decided = world.tell(&told).unwrap();
         decided.journal.first().and_then(|entry| entry.step.clone())
     };
-    let welcome = Some("welcome".to_owned());
+    let welcome = Some("welcome".into());
     assert_eq!(matched(|_| {}), welcome);
     assert_eq!(matched(|told| told.message_id = None), welcome);
     // As our own page knows it: by the send key alone.
     assert_eq!(matched(|told| (told.step, told.sequence, told.message_id) = (None, None, None)), welcome);
     assert_eq!(matched(|told| told.send_key = None), welcome);
-    assert_eq!(matched(|told| told.send_key = Some("of another system".to_owned())), welcome);
+    assert_eq!(matched(|told| told.send_key = Some("of another system".into())), welcome);
     assert_eq!(matched(|told| (told.send_key, told.message_id) = (None, None)), None);
-    assert_eq!(matched(|told| (told.send_key, told.message_id) = (None, Some("m-2".to_owned()))), None);
-    assert_eq!(matched(|told| (told.send_key, told.message_id) = (None, Some(String::new()))), None);
+    assert_eq!(matched(|told| (told.send_key, told.message_id) = (None, Some("m-2".into()))), None);
+    assert_eq!(matched(|told| (told.send_key, told.message_id) = (None, Some(SmolStr::default()))), None);
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn a_no_that_a_step_found_first_is_told_all_the_same() {
 #[test]
 fn too_many_soft_bounces_in_too_short_a_time_suppress_and_one_email_counts_once() {
     let bounce = |email: &str, after: Duration| Feedback {
-        message_id: Some(email.to_owned()),
+        message_id: Some(email.into()),
         ..feedback(FeedbackKind::SoftBounced, after)
     };
     let table = [
@@ -439,7 +439,7 @@ fn tell(world: &mut World, told: &Told) {
             Some((place, step)) => Feedback {
                 send_key: Some(send_key(&lead.lead_id, &lead.enrolments[place], STEPS[step])),
                 sequence: Some(lead.enrolments[place].sequence.name.clone()),
-                step: Some(STEPS[step].to_owned()),
+                step: Some(STEPS[step].into()),
                 ..feedback(told.kind, told.day * DAY)
             },
         }
@@ -455,7 +455,7 @@ struct End {
     told: dripline_domain::Suppression,
     status: LeadStatus,
     enrolments: Vec<(String, usize, Option<SuppressionCause>)>,
-    seen: BTreeMap<(usize, String), BTreeSet<What>>,
+    seen: BTreeMap<(usize, SmolStr), BTreeSet<What>>,
     soft_bounces: Vec<SoftBounce>,
     next_action: Option<Timestamp>,
 }
@@ -529,7 +529,7 @@ proptest! {
         ], 1..40),
     ) {
         let mut world = under_way(now);
-        let mut shown: BTreeSet<String> = BTreeSet::new();
+        let mut shown: BTreeSet<SmolStr> = BTreeSet::new();
         for happening in happenings {
             match happening {
                 Ok(told) => tell(&mut world, &told),

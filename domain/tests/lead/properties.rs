@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::world::{self, World, accepted, begin};
-use dripline_domain::{DoubtEnd, DoubtPolicy, Effect, Lead, Outcome, Reentry, StepEvent};
+use dripline_domain::{DoubtEnd, DoubtPolicy, Effect, Lead, Outcome, Reentry, SmolStr, StepEvent};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ proptest! {
         world.random = random;
         world.doubt = doubt;
         // Per enrolment: the step each accepted email belonged to, in order.
-        let mut sent: HashMap<(String, u32), Vec<usize>> = HashMap::new();
+        let mut sent: HashMap<(SmolStr, u32), Vec<usize>> = HashMap::new();
         let mut accepted_keys = HashSet::new();
         for happening in happenings {
             let before = world.lead.clone().unwrap();
@@ -87,7 +87,7 @@ proptest! {
                 Happening::Begin => world.step(begin()),
                 Happening::Answer(outcome) => world.answer(outcome),
                 Happening::AnswerToAnother(outcome) => {
-                    world.step(StepEvent::Answered { send_key: "another".to_owned(), attempt: 1, outcome })
+                    world.step(StepEvent::Answered { send_key: "another".into(), attempt: 1, outcome })
                 }
                 Happening::AnswerLost => world.step(StepEvent::AnswerLost),
                 Happening::NotSent => world.step(StepEvent::NotSent),

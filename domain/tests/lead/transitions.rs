@@ -11,7 +11,7 @@ fn reason(text: &str) -> String {
 }
 
 fn answered(number: u32) -> StepEvent {
-    StepEvent::Answered { send_key: "none".to_owned(), attempt: number, outcome: accepted() }
+    StepEvent::Answered { send_key: "none".into(), attempt: number, outcome: accepted() }
 }
 
 #[test]

@@ -12,14 +12,14 @@ pub const START: Timestamp = Timestamp::from_millis(1_678_886_400_000);
 
 pub fn sequence(reentry: Reentry) -> Sequence {
     let step = |id: &str, after| Step {
-        id: id.to_owned(),
+        id: id.into(),
         after,
         send: Send { subject: id.to_owned(), template: "text".to_owned() },
     };
     Sequence {
-        name: "nurture".to_owned(),
+        name: "nurture".into(),
         version: 1,
-        from: "hello@acme.example".to_owned(),
+        from: "hello@acme.example".into(),
         reply_to: None,
         reentry,
         transactional: false,
@@ -47,7 +47,7 @@ impl World {
             now: START,
             random: 0.5,
             sequence: sequence(reentry),
-            receipts: Sequence { name: "receipts".to_owned(), transactional: true, ..sequence(Reentry::Ignore) },
+            receipts: Sequence { name: "receipts".into(), transactional: true, ..sequence(Reentry::Ignore) },
             bucket: Suppression::default(),
             lead: None,
             arrivals: 0,
@@ -132,7 +132,7 @@ impl World {
     pub fn answer(&mut self, outcome: Outcome) -> Result<Transition, Refusal> {
         let open = self.state().open_attempt();
         let (send_key, attempt) =
-            open.map_or_else(|| ("none".to_owned(), 1), |attempt| (attempt.send_key.clone(), attempt.number));
+            open.map_or_else(|| ("none".into(), 1), |attempt| (attempt.send_key.clone(), attempt.number));
         self.step(StepEvent::Answered { send_key, attempt, outcome })
     }
 
@@ -153,15 +153,11 @@ pub fn suppressed(cause: SuppressionCause, timestamp: Timestamp) -> Suppression 
 }
 
 pub fn begin() -> StepEvent {
-    StepEvent::Begin {
-        owner: "engine-1".to_owned(),
-        provider: "resend".to_owned(),
-        answer_within: Duration::from_secs(20),
-    }
+    StepEvent::Begin { owner: "engine-1".into(), provider: "resend".into(), answer_within: Duration::from_secs(20) }
 }
 
 pub fn accepted() -> Outcome {
-    Outcome::Accepted { message_id: "m-1".to_owned() }
+    Outcome::Accepted { message_id: "m-1".into() }
 }
 
 pub fn timer(decided: &Transition) -> Option<(Timestamp, u64)> {

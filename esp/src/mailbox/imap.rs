@@ -7,7 +7,7 @@ use async_imap::types::Uid;
 use async_imap::{Client, Session};
 use async_trait::async_trait;
 use dripline_actors::ports::{Mailbox, MailboxError};
-use dripline_domain::{Address, Arrived, Timestamp};
+use dripline_domain::{Address, Arrived, SmolStr, Timestamp};
 use futures_util::TryStreamExt;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -135,11 +135,11 @@ fn set(uids: &[Uid]) -> String {
 }
 
 /// The step that a header block names.
-fn step(headers: &[u8]) -> Option<String> {
+fn step(headers: &[u8]) -> Option<SmolStr> {
     let headers = String::from_utf8_lossy(headers);
     headers.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case(STEP_HEADER).then(|| value.trim().to_owned())
+        name.eq_ignore_ascii_case(STEP_HEADER).then(|| SmolStr::new(value.trim()))
     })
 }
 

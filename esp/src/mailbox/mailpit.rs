@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 use dripline_actors::ports::{Mailbox, MailboxError};
-use dripline_domain::{Address, Arrived, Timestamp};
+use dripline_domain::{Address, Arrived, SmolStr, Timestamp};
 use reqwest::{Client, RequestBuilder, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -70,7 +70,7 @@ impl Mailbox for Mailpit {
             let url = join(&self.url, &format!("/api/v1/message/{id}/headers"));
             let headers: std::collections::HashMap<String, Vec<String>> = self.get(url).await?;
             arrived.push(Arrived {
-                step: headers.get(STEP_HEADER).and_then(|values| values.first()).cloned(),
+                step: headers.get(STEP_HEADER).and_then(|values| values.first()).map(SmolStr::new),
                 at: Some(Timestamp::from_millis(created.as_millisecond())),
             });
         }

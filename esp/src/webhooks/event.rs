@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use dripline_actors::ports::FeedbackError;
-use dripline_domain::{Address, Feedback, FeedbackKind, Timestamp, split_mailbox};
+use dripline_domain::{Address, Feedback, FeedbackKind, SmolStr, Timestamp, split_mailbox};
 use serde_json::Value;
 
 use super::Vendor;
@@ -120,23 +120,23 @@ pub(super) struct Said {
     kind: FeedbackKind,
     id: String,
     occurred_at: Timestamp,
-    message_id: Option<String>,
-    send_key: Option<String>,
-    sequence: Option<String>,
-    step: Option<String>,
+    message_id: Option<SmolStr>,
+    send_key: Option<SmolStr>,
+    sequence: Option<SmolStr>,
+    step: Option<SmolStr>,
 }
 
 impl Said {
     /// Of the email with this id, in the form that the adapter got it in.
     pub fn of_message(mut self, message_id: Option<&str>) -> Self {
-        self.message_id = message_id.filter(is_an_id).map(str::to_owned);
+        self.message_id = message_id.filter(is_an_id).map(SmolStr::new);
         self
     }
 
     /// Of the email that carried our own names, see [`crate::wire::Ids`]. What is not a text, or far too long, is not
     /// ours: the account may have other users.
     pub fn with_ids<'a>(mut self, find: impl Fn(&str) -> Option<&'a str>) -> Self {
-        let id = |name| find(name).filter(is_an_id).map(str::to_owned);
+        let id = |name| find(name).filter(is_an_id).map(SmolStr::new);
         (self.send_key, self.sequence, self.step) = (id("send_key"), id("sequence"), id("step"));
         self
     }
@@ -145,7 +145,7 @@ impl Said {
     pub fn about(&self, address: Address, words: Option<&str>) -> Feedback {
         let said = self.clone();
         Feedback {
-            provider: said.vendor.name().to_owned(),
+            provider: said.vendor.name().into(),
             id: said.id,
             kind: said.kind,
             occurred_at: said.occurred_at,

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use dripline_actors::ports::FeedbackError;
-use dripline_domain::{Address, Feedback, FeedbackKind, Timestamp};
+use dripline_domain::{Address, Feedback, FeedbackKind, SmolStr, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The last part of the subject `feedback.unsubscribe`.
@@ -27,7 +27,7 @@ pub struct UnsubscribeEvent {
     pub address: Address,
     /// The email whose link they followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub send_key: Option<String>,
+    pub send_key: Option<SmolStr>,
 }
 
 /// What a person wants.
@@ -61,7 +61,7 @@ pub(super) fn read(payload: &[u8]) -> Result<Vec<Feedback>, FeedbackError> {
         UnsubscribeKind::Resubscribed => FeedbackKind::Resubscribed,
     };
     Ok(vec![Feedback {
-        provider: PAGE.to_owned(),
+        provider: PAGE.into(),
         id,
         kind,
         occurred_at,
@@ -85,7 +85,7 @@ mod tests {
             kind: UnsubscribeKind::Resubscribed,
             occurred_at: Timestamp::from_millis(5),
             address: Address::parse("Jane@Example.com").unwrap(),
-            send_key: Some("k".to_owned()),
+            send_key: Some("k".into()),
         };
         let payload = event.to_payload().unwrap();
         assert_eq!(

@@ -23,22 +23,22 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The second email of a sequence, with everything that an email can have.
 fn email() -> Email {
     Email {
-        from: "Acme Team <team@acme.example>".to_owned(),
+        from: "Acme Team <team@acme.example>".into(),
         to: Address::parse("jane@example.com").unwrap(),
-        reply_to: Some("help@acme.example".to_owned()),
+        reply_to: Some("help@acme.example".into()),
         subject: "Jane, welcome – day 2".to_owned(),
         html: Some("<p>Hello Jane &amp; co</p>".to_owned()),
         text: "Hello Jane & co".to_owned(),
         headers: vec![
-            ("List-Unsubscribe".to_owned(), "<https://acme.example/u?t=abc>".to_owned()),
-            ("List-Unsubscribe-Post".to_owned(), "List-Unsubscribe=One-Click".to_owned()),
+            ("List-Unsubscribe", "<https://acme.example/u?t=abc>".to_owned()),
+            ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()),
         ],
         message_id: "<5f2c91@acme.example>".to_owned(),
-        send_key: "5f2c91".to_owned(),
-        lead_id: "ld_0123456789abcdef0123456789abcdef".to_owned(),
-        sequence: "welcome".to_owned(),
+        send_key: "5f2c91".into(),
+        lead_id: "ld_0123456789abcdef0123456789abcdef".into(),
+        sequence: "welcome".into(),
         version: 3,
-        step: "day-2".to_owned(),
+        step: "day-2".into(),
     }
 }
 
@@ -46,7 +46,7 @@ fn email() -> Email {
 fn emails(count: usize) -> Vec<Email> {
     let further = (1..count).map(|at| Email {
         to: Address::parse(&format!("jane{at}@example.com")).unwrap(),
-        send_key: format!("key-{at}"),
+        send_key: format!("key-{at}").into(),
         message_id: format!("<key-{at}@acme.example>"),
         ..email()
     });

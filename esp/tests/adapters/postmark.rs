@@ -234,7 +234,7 @@ async fn a_sender_that_is_not_allowed_does_not_hold_up_the_others() {
     let not_allowed = json_answer("422 Unprocessable Entity", &result(400, "Not a Sender Signature"));
     let mut server = Server::with(|_| vec![not_allowed, json_answer("200 OK", &result(0, "id"))]).await;
     let mut emails = emails(2);
-    emails[0].from = "other@acme.example".to_owned();
+    emails[0].from = "other@acme.example".into();
     let outcomes = adapter(&server.url).batching().send_batch(&emails).await;
     assert_eq!(tell_all(&outcomes), ["accepted id"; 2]);
     server.request().await;

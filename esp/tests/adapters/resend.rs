@@ -53,7 +53,7 @@ async fn the_request_is_the_documented_one() {
 async fn a_quoted_name_goes_without_its_quotes_since_resend_refuses_them() {
     let mut server = Server::start(answer("200 OK", &[], r#"{"id": "1"}"#)).await;
     let mut email = email();
-    email.from = r#""Acme Team" <team@acme.example>"#.to_owned();
+    email.from = r#""Acme Team" <team@acme.example>"#.into();
     adapter(&server.url).send(&email).await;
     assert_eq!(server.request().await.json()["from"], "Acme Team <team@acme.example>");
 }
@@ -243,7 +243,7 @@ async fn without_batching_many_emails_go_with_a_call_each() {
 async fn a_sender_that_is_no_mailbox_does_not_hold_up_the_others() {
     let server = Server::start(json_answer(&json!({"data": [{"id": "id"}]}))).await;
     let mut emails = emails(2);
-    emails[0].from = "\"Acme".to_owned();
+    emails[0].from = "\"Acme".into();
     let outcomes = adapter(&server.url).batching().send_batch(&emails).await;
     assert_eq!(tell_all(&outcomes), ["misconfigured", "accepted id"]);
 }

@@ -90,7 +90,7 @@ async fn a_lost_answer_leaves_all_in_doubt(stand_in: &StandIn, esp: &dyn Esp, em
 
 /// Emails unlike those of earlier batches.
 fn more(emails: Vec<Email>, mark: &str) -> Vec<Email> {
-    emails.into_iter().map(|email| Email { send_key: format!("{}-{mark}", email.send_key), ..email }).collect()
+    emails.into_iter().map(|email| Email { send_key: format!("{}-{mark}", email.send_key).into(), ..email }).collect()
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn mailgun_finds_what_it_took() {
     assert_eq!(found(&mailgun.look_up(&emails[0], ago(Duration::ZERO)).await), "found 5f2c91@acme.example");
     assert_eq!(found(&mailgun.look_up(&emails[1], ago(Duration::ZERO)).await), "not found");
     // Another step's email to the same address has events, too.
-    let another = Email { send_key: "another".to_owned(), ..emails[0].clone() };
+    let another = Email { send_key: "another".into(), ..emails[0].clone() };
     assert_eq!(found(&mailgun.look_up(&another, ago(Duration::ZERO)).await), "not found");
     assert_eq!(stand_in.counts().await, (1, 0, 0));
 }

@@ -59,7 +59,7 @@ fn read(vendor: &str, payload: &[u8]) -> Result<(), TestCaseError> {
     let Ok(feedback) = Webhooks.read(vendor, payload) else { return Ok(()) };
     for said in feedback {
         prop_assert_eq!(&said.provider, vendor);
-        let ids = [Some(said.id), said.send_key, said.sequence, said.step, said.message_id];
+        let ids = [Some(said.id.into()), said.send_key, said.sequence, said.step, said.message_id];
         prop_assert!(ids.iter().flatten().all(|id| id.chars().count() <= 200));
         if let Some(reason) = said.reason {
             prop_assert!(reason.chars().count() <= 300 && !reason.contains('@') && !reason.contains(char::is_control));

@@ -18,7 +18,7 @@ use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
 use dripline_actors::ports::{Controls, Sequences, Source};
 use dripline_actors::{Controller, Obeyed, Order, OrderedAction};
-use dripline_domain::{Address, Sanitiser, Sequence};
+use dripline_domain::{Address, Sanitiser, Sequence, SmolStr};
 use futures_util::stream::{self, StreamExt};
 use request::{Fields, Move, Nothing, OfProvider, OfSequence, Problem, Resolve, Stop};
 use serde_json::{Value, json};
@@ -381,7 +381,7 @@ impl Desk {
     }
 
     /// The id of a step, for people; its number where its sequence is gone.
-    async fn step_id(&self, sequence: &str, version: u32, step: usize) -> Result<Option<String>, Problem> {
+    async fn step_id(&self, sequence: &str, version: u32, step: usize) -> Result<Option<SmolStr>, Problem> {
         let sequence = self.parts.sequences.version(sequence, version).await?;
         Ok(sequence.and_then(|sequence| Some(sequence.steps.get(step)?.id.clone())))
     }

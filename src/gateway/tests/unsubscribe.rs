@@ -14,7 +14,7 @@ fn path() -> String {
 }
 
 fn path_for(address: &str) -> String {
-    let recipient = Recipient { address: Address::parse(address).unwrap(), send_key: "5f2c91".to_owned() };
+    let recipient = Recipient { address: Address::parse(address).unwrap(), send_key: "5f2c91".into() };
     let url = links().url(&recipient).unwrap();
     url.strip_prefix("https://mail.acme.example").unwrap().to_owned()
 }
@@ -114,7 +114,7 @@ async fn a_forged_link_gets_a_calm_answer_and_changes_nothing() {
     let door = open_door();
     let good = path();
     let evil = UnsubscribeLinks::new("", b"another secret, of somebody else", []);
-    let recipient = Recipient { address: Address::parse("jane@example.com").unwrap(), send_key: "5f2c91".to_owned() };
+    let recipient = Recipient { address: Address::parse("jane@example.com").unwrap(), send_key: "5f2c91".into() };
     for forged in [
         evil.url(&recipient).unwrap(),
         good[..good.len() - 1].to_owned(),

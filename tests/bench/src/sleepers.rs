@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dripline_actors::Timer;
-use dripline_actors::ports::{BatchResult, LeadStore, Put, Timers};
+use dripline_actors::ports::{BatchResult, JournalLines, LeadStore, Put, Timers};
 use dripline_domain::{
     ArrivalId, Context, DoubtPolicy, Event, Lead, LeadIdKey, LeadKey, Outcome, Reentry, RetryPolicy, Sanitiser, Send,
     Sequence, Step, StepEvent, Suppression, Template, Timestamp, send_key, transition,
@@ -82,7 +82,7 @@ impl Filler {
     async fn batch(&self, numbers: Range<usize>) -> Result<usize> {
         let puts = numbers.map(|number| self.put(number)).collect::<Result<Vec<_>>>()?;
         // No journal: that of leads asleep for long has left the bucket.
-        match self.store.write(&puts, &[]).await {
+        match self.store.write(&puts, JournalLines::default()).await {
             BatchResult::Written(_) => {}
             BatchResult::Refused => bail!("a batch of sleepers was refused: they are there already"),
             BatchResult::Unanswered(error) => bail!("a batch of sleepers was not answered: {error}"),
@@ -131,12 +131,9 @@ fn lead(sequence: &Sequence, lead_ids: &LeadIdKey, now: Timestamp, number: usize
     let mut lead = transition(None, arrived, &context)?.lead;
     let enrolment = lead.enrolments.first().context("nothing began")?;
     let (id, send_key) = (enrolment.id(), send_key(&lead.lead_id, enrolment, "step-0"));
-    let begin = StepEvent::Begin {
-        owner: "bench".to_owned(),
-        provider: "resend".to_owned(),
-        answer_within: Duration::from_secs(22),
-    };
-    let outcome = Outcome::Accepted { message_id: format!("{number:032x}") };
+    let begin =
+        StepEvent::Begin { owner: "bench".into(), provider: "resend".into(), answer_within: Duration::from_secs(22) };
+    let outcome = Outcome::Accepted { message_id: format!("{number:032x}").into() };
     for event in [begin, StepEvent::Answered { send_key, attempt: 1, outcome }] {
         lead = transition(Some(&lead), Event::Step { enrolment: id.clone(), sequence, event }, &context)?.lead;
     }
@@ -146,15 +143,15 @@ fn lead(sequence: &Sequence, lead_ids: &LeadIdKey, now: Timestamp, number: usize
 /// As in the folder, as far as the rules look at it.
 fn sequence() -> Sequence {
     let step = |number: usize, after| Step {
-        id: format!("step-{number}"),
+        id: format!("step-{number}").into(),
         after,
         send: Send { subject: "Hello".to_owned(), template: "text".to_owned() },
     };
     let text = Template { html: None, text: Some("Hello".to_owned()) };
     Sequence {
-        name: NAME.to_owned(),
+        name: NAME.into(),
         version: 1,
-        from: "hello@acme.example".to_owned(),
+        from: "hello@acme.example".into(),
         reply_to: None,
         reentry: Reentry::Ignore,
         transactional: false,

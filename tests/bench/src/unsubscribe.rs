@@ -158,7 +158,7 @@ pub async fn run(options: &Options) -> Result<()> {
 fn tokens(numbers: &[usize]) -> Result<Vec<String>> {
     let links = UnsubscribeLinks::new("", UNSUBSCRIBE_KEY.as_bytes(), []);
     let token = |number: &usize| {
-        let recipient = Recipient { address: Address::parse(&address(*number))?, send_key: "0".repeat(32) };
+        let recipient = Recipient { address: Address::parse(&address(*number))?, send_key: "0".repeat(32).into() };
         let url = links.url(&recipient)?;
         Ok(url.rsplit('/').next().unwrap_or_default().to_owned())
     };

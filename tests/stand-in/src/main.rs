@@ -6,6 +6,10 @@ use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
+/// It must not be what limits a benchmark.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Stands in for `SendGrid`, Mailgun, Postmark and Resend: strict about requests, honest about what it accepted.
 #[derive(Parser)]
 #[command(version)]

@@ -343,7 +343,7 @@ impl Document {
         for (ours, theirs) in document.enrollments.iter_mut().zip(&lead.enrolments) {
             let steps = sequences.iter().find(|sequence| sequence.name == ours.sequence).map(|it| it.steps.as_slice());
             let steps = steps.unwrap_or_default();
-            ours.send_keys = steps.iter().map(|step| send_key(&lead.lead_id, theirs, &step.id)).collect();
+            ours.send_keys = steps.iter().map(|step| send_key(&lead.lead_id, theirs, &step.id).to_string()).collect();
         }
         Ok(document)
     }

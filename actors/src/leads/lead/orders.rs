@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use dripline_domain::{Event, LeadId, Operator, OperatorAction, Refusal, Sequence, erase};
 
-use super::{Decided, Document, Interruption, LeadState, Ordered, Services, journal_line};
+use super::{Decided, Document, Interruption, LeadState, Ordered, Services, journal_lines};
 use crate::Chain;
 use crate::committer::CommitError;
 use crate::control::{ControlError, Obeyed, Order, OrderedAction};
@@ -126,8 +126,7 @@ impl LeadState {
                 status: None,
                 write: rand::random(),
             };
-            let line = journal_line(lead_id, *generation, entry);
-            match services.committer.commit(put, line.into_iter().collect()).await {
+            match services.committer.commit(put, journal_lines(lead_id, *generation, [entry])).await {
                 Ok(_) => tracing::info!(%lead_id, "lead erased"),
                 Err(CommitError::Conflict) => return Ok(None),
                 Err(error) => return Err(Interruption::from(error).into()),

@@ -169,7 +169,7 @@ impl Command {
             Self::Gateway => serve(load()?, Parts { gateway: true, engine: false }),
             Self::Engine => serve(load()?, Parts { gateway: false, engine: true }),
             Self::Dev => try_out(load()?),
-            Self::Topology(TopologyCommand::Apply(output)) => topology_apply(&load()?, &output),
+            Self::Topology(TopologyCommand::Apply(output)) => topology_apply(load()?, &output),
             Self::Config(ConfigCommand::Check(output)) => {
                 let loaded = load()?;
                 // Where there are no sequences, a gateway alone may be meant; `sequence check` says what is wrong with them.
@@ -179,17 +179,17 @@ impl Command {
             }
             Self::Sequence(SequenceCommand::Check(output)) => sequence_check(&load()?, &output),
             Self::Sequence(SequenceCommand::Control(command)) => {
-                operate(&load()?, async |config| sequence::run(command, config).await)
+                operate(load()?, async |config| sequence::run(command, config).await)
             }
-            Self::Stats(arguments) => operate(&load()?, async |config| stats::run(&arguments, config).await),
-            Self::Lead(command) => operate(&load()?, async |config| lead::run(command, config).await),
-            Self::Provider(command) => operate(&load()?, async |config| provider::run(command, config).await),
-            Self::Status(output) => operate(&load()?, async |config| status::run(&output, config).await),
-            Self::Journal(command) => operate(&load()?, async |config| journal::run(command, config).await),
-            Self::Rejected(command) => operate(&load()?, async |config| rejected::run(command, config).await),
-            Self::Import(command) => operate(&load()?, async |config| import::run(command, config).await),
-            Self::Export(command) => operate(&load()?, async |config| export::run(command, config).await),
-            Self::Suppression(command) => operate(&load()?, async |config| suppression::run(command, config).await),
+            Self::Stats(arguments) => operate(load()?, async |config| stats::run(&arguments, config).await),
+            Self::Lead(command) => operate(load()?, async |config| lead::run(command, config).await),
+            Self::Provider(command) => operate(load()?, async |config| provider::run(command, config).await),
+            Self::Status(output) => operate(load()?, async |config| status::run(&output, config).await),
+            Self::Journal(command) => operate(load()?, async |config| journal::run(command, config).await),
+            Self::Rejected(command) => operate(load()?, async |config| rejected::run(command, config).await),
+            Self::Import(command) => operate(load()?, async |config| import::run(command, config).await),
+            Self::Export(command) => operate(load()?, async |config| export::run(command, config).await),
+            Self::Suppression(command) => operate(load()?, async |config| suppression::run(command, config).await),
             // Neither needs a configuration, and a wrong one must not stand in the way.
             Self::Completions { shell } => completions(shell),
             Self::Man => manual(),
@@ -218,18 +218,27 @@ fn serve(loaded: Loaded, parts: Parts) -> anyhow::Result<ExitCode> {
 }
 
 fn try_out(mut loaded: Loaded) -> anyhow::Result<ExitCode> {
-    dev::quiet_by_default(&mut loaded);
+    quiet_by_default(&mut loaded);
     let _tracing = telemetry::init(&loaded.config.log, &loaded.config.telemetry)?;
     runtime()?.block_on(dev::run(loaded))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn operate(loaded: &Loaded, run: impl AsyncFnOnce(&Config) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+/// What a command prints is what is to be seen; warnings and errors come through.
+fn quiet_by_default(loaded: &mut Loaded) {
+    if loaded.config.log.level == "info" {
+        "warn".clone_into(&mut loaded.config.log.level);
+    }
+}
+
+fn operate(mut loaded: Loaded, run: impl AsyncFnOnce(&Config) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    quiet_by_default(&mut loaded);
     let _tracing = telemetry::init(&loaded.config.log, &loaded.config.telemetry)?;
     runtime()?.block_on(run(&loaded.config))
 }
 
-fn topology_apply(loaded: &Loaded, output: &Output) -> anyhow::Result<ExitCode> {
+fn topology_apply(mut loaded: Loaded, output: &Output) -> anyhow::Result<ExitCode> {
+    quiet_by_default(&mut loaded);
     let _tracing = telemetry::init(&loaded.config.log, &loaded.config.telemetry)?;
     let changes = runtime()?.block_on(service::apply_topology(&loaded.config))?;
     let mut text = String::new();

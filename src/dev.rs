@@ -79,13 +79,6 @@ pub(crate) async fn run(mut loaded: Loaded) -> anyhow::Result<()> {
     server.stop().await
 }
 
-/// The emails are what is to be seen; warnings and errors come through.
-pub(crate) fn quiet_by_default(loaded: &mut Loaded) {
-    if loaded.config.log.level == "info" {
-        "warn".clone_into(&mut loaded.config.log.level);
-    }
-}
-
 fn example(dir: &Path) -> anyhow::Result<PathBuf> {
     let sequences = dir.join("sequences");
     let folder = sequences.join(EXAMPLE);

@@ -35,7 +35,7 @@ async fn config_check_shows_every_value_with_its_origin_and_no_secret() {
     };
     assert_eq!(row("gateway.body_limit"), ["gateway.body_limit", "32KiB", "dripline.toml"]);
     assert_eq!(row("engine.ack_wait"), ["engine.ack_wait", "4s", "DRIPLINE_ENGINE__ACK_WAIT"]);
-    assert_eq!(row("engine.in_flight"), ["engine.in_flight", "4096", "default"]);
+    assert_eq!(row("engine.in_flight"), ["engine.in_flight", "2048", "default"]);
     assert_eq!(row("esp.resend.api_key")[1..], ["***", "DRIPLINE_ESP__RESEND__API_KEY"]);
     assert!(!table.contains("geheim"), "{table}");
 
@@ -44,7 +44,7 @@ async fn config_check_shows_every_value_with_its_origin_and_no_secret() {
     assert!(!json.contains("geheim"), "{json}");
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["gateway.body_limit"], serde_json::json!({"value": "32KiB", "from": "dripline.toml"}));
-    assert_eq!(json["engine.in_flight"], serde_json::json!({"value": 4096, "from": "default"}));
+    assert_eq!(json["engine.in_flight"], serde_json::json!({"value": 2048, "from": "default"}));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ async fn lead_show_tells_what_happened_and_what_comes_next_and_when() {
     let document = system.until_status("jane=40example.com", "ACTIVE").await;
 
     let (code, out, err) = system.run(&["lead", "show", " Jane@Example.com"]).await;
-    assert_eq!(code, Some(0), "{err}");
+    assert_eq!((code, err.as_str()), (Some(0), ""), "nothing but what was asked for");
     assert!(out.starts_with("jane@example.com  ACTIVE  ld_"), "{out}");
     for said in [
         "\nJane\n",

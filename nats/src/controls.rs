@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::kv::{Store, UpdateErrorKind};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_trait::async_trait;
 use dripline_actors::ports::{Control, Controlled, Controls, JournalLines, Source, StoreError};
 use dripline_domain::{ControlEvent, JournalEvent, JournalLine, RequestId};
@@ -32,6 +32,8 @@ const TRIES: u32 = 5;
 pub struct JetStreamControls {
     context: Context,
     bucket: Store,
+    /// The one behind the bucket.
+    stream: Stream<()>,
     known: Arc<RwLock<HashMap<String, Control>>>,
     watcher: AbortHandle,
 }
@@ -47,20 +49,25 @@ impl JetStreamControls {
         let stream = context.get_stream_no_info(CONTROLS_BUCKET).await.map_err(unavailable)?;
         let known = Arc::default();
         let (looked, mut first_look) = watch::channel(false);
-        let watcher = tokio::spawn(keep_watching(stream, Arc::clone(&known), connections.connected.clone(), looked))
-            .abort_handle();
-        let controls = Self { context, bucket, known, watcher };
+        let watcher =
+            tokio::spawn(keep_watching(stream.clone(), Arc::clone(&known), connections.connected.clone(), looked))
+                .abort_handle();
+        let controls = Self { context, bucket, stream, known, watcher };
         let first_look = tokio::time::timeout(FIRST_LOOK, first_look.wait_for(|looked| *looked)).await;
         first_look.map_err(unavailable)?.map_err(unavailable)?;
         Ok(controls)
     }
 
-    async fn read(&self, key: &str) -> Result<(Option<Stored>, u64), StoreError> {
-        let Some(entry) = self.bucket.entry(key).await.map_err(unavailable)? else { return Ok((None, 0)) };
-        Ok(match entry.operation {
-            Operation::Put => (Some(Stored::read(key, &entry.value)), entry.revision),
-            Operation::Delete | Operation::Purge => (None, entry.revision),
-        })
+    /// As it stands now, of the stream's leader: by a copy that is behind, an order would seem to be carried out already.
+    async fn newest(&self, key: &str) -> Result<(Option<Stored>, u64), StoreError> {
+        match self.stream.get_last_raw_message_by_subject(&format!("{CONTROLS_BUCKET_SUBJECT}{key}")).await {
+            Ok(message) => {
+                let stored = (!is_removed(Some(&message.headers))).then(|| Stored::read(key, &message.payload));
+                Ok((stored, message.sequence))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((None, 0)),
+            Err(error) => Err(unavailable(error)),
+        }
     }
 
     async fn change_if(
@@ -72,7 +79,7 @@ impl JetStreamControls {
     ) -> Result<bool, StoreError> {
         let key = what.to_string();
         for tried in 0..TRIES {
-            let (before, revision) = self.read(&key).await?;
+            let (before, revision) = self.newest(&key).await?;
             let changes = match &before {
                 Some(Stored { requests, .. }) if request.is_some_and(|it| requests.contains(it)) => return Ok(true),
                 Some(Stored { control: before, .. }) => before.paused != control.paused && may(before),

@@ -25,8 +25,12 @@ pub type Revision = u64;
 /// The truth: one document a lead.
 #[async_trait]
 pub trait LeadStore: Send + Sync + 'static {
-    /// The newest document, if there is one, and the revision the next write must expect.
+    /// The newest document, if there is one, and the revision the next write must expect. Any copy of the store may answer,
+    /// and one that is behind is found out by the next write.
     async fn load(&self, key: &LeadKey) -> Result<(Option<Lead>, Revision), StoreError>;
+
+    /// The same of the stream's leader, for whoever would leave something undone by it.
+    async fn load_newest(&self, key: &LeadKey) -> Result<(Option<Lead>, Revision), StoreError>;
 
     /// Writes all puts and the journal lines, or nothing. One fsync.
     async fn write(&self, puts: &[Put], journal: JournalLines) -> BatchResult;

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
-use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind, Stream};
 use async_trait::async_trait;
 use dripline_actors::ports::{BatchResult, Fate, JournalLines, LeadStore, Put, Revision, StoreError};
 use dripline_domain::{Lead, LeadKey};
@@ -58,11 +59,15 @@ impl LeadStore for JetStreamLeadStore {
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok((None, 0)),
             Err(error) => return Err(StoreError::Unavailable(error.into())),
         };
-        if is_removed(Some(&message.headers)) {
-            return Ok((None, message.sequence));
+        read(&message)
+    }
+
+    async fn load_newest(&self, key: &LeadKey) -> Result<(Option<Lead>, Revision), StoreError> {
+        match self.stream.get_last_raw_message_by_subject(&subject(key)).await {
+            Ok(message) => read(&message),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((None, 0)),
+            Err(error) => Err(StoreError::Unavailable(error.into())),
         }
-        let lead = Lead::from_json(&message.payload).map_err(|error| StoreError::Unreadable(error.into()))?;
-        Ok((Some(lead), message.sequence))
     }
 
     async fn write(&self, puts: &[Put], journal: JournalLines) -> BatchResult {
@@ -91,6 +96,14 @@ impl LeadStore for JetStreamLeadStore {
     async fn examine(&self, puts: &[Put]) -> Result<Vec<Fate>, StoreError> {
         try_join_all(puts.iter().map(|put| self.fate(put))).await
     }
+}
+
+fn read(message: &StreamMessage) -> Result<(Option<Lead>, Revision), StoreError> {
+    if is_removed(Some(&message.headers)) {
+        return Ok((None, message.sequence));
+    }
+    let lead = Lead::from_json(&message.payload).map_err(|error| StoreError::Unreadable(error.into()))?;
+    Ok((Some(lead), message.sequence))
 }
 
 /// Whether a bucket's message marks that its key was deleted or purged.

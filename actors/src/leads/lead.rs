@@ -332,10 +332,10 @@ impl LeadState {
     /// A timer fired.
     async fn wake(&mut self, generation: u64, again: bool) -> Result<Settle, Interruption> {
         let services = Arc::clone(&self.services);
-        let mut is_fresh = matches!(self.document, Document::Unread);
-        // Ahead of us: another process has written since we read.
+        let mut is_fresh = false;
+        // Ahead of us: another process has written since we read, or what we read was a copy that is behind.
         if self.lead().await?.is_some_and(|lead| generation > lead.generation) {
-            self.document = Document::Unread;
+            self.read_anew().await?;
             is_fresh = true;
         }
         let mut first_generation = self.lead().await?.map(|lead| lead.generation);
@@ -624,10 +624,13 @@ impl LeadState {
         self.services.timers.set(timer).await
     }
 
-    /// Reads the document whatever is known of it; the lead's generation, if there is one.
+    /// Reads the document as it stands now, whatever is known of it; the lead's generation, if there is one.
     async fn read_anew(&mut self) -> Result<Option<u64>, StoreError> {
         self.document = Document::Unread;
-        Ok(self.lead().await?.map(|lead| lead.generation))
+        let (lead, revision) = self.services.store.load_newest(&self.key).await?;
+        let generation = lead.as_ref().map(|lead| lead.generation);
+        self.document = Document::Known { lead: lead.map(Box::new), revision, stored: None };
+        Ok(generation)
     }
 
     /// The document, read if need be.

@@ -6,7 +6,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::kv::{Store, UpdateErrorKind};
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use dripline_actors::ports::{Control, Controlled, Controls, JournalLines, Source, StoreError};
 use dripline_domain::{ControlEvent, JournalEvent, JournalLine, RequestId};
@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::connect::Connections;
 use crate::journal::publish_lines;
-use crate::store::is_removed;
+use crate::store::{is_removed, newest};
 use crate::topology::{CONTROLS, CONTROLS_BUCKET, CONTROLS_BUCKET_SUBJECT};
 use crate::unavailable;
 
@@ -60,14 +60,11 @@ impl JetStreamControls {
 
     /// As it stands now, of the stream's leader: by a copy that is behind, an order would seem to be carried out already.
     async fn newest(&self, key: &str) -> Result<(Option<Stored>, u64), StoreError> {
-        match self.stream.get_last_raw_message_by_subject(&format!("{CONTROLS_BUCKET_SUBJECT}{key}")).await {
-            Ok(message) => {
-                let stored = (!is_removed(Some(&message.headers))).then(|| Stored::read(key, &message.payload));
-                Ok((stored, message.sequence))
-            }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((None, 0)),
-            Err(error) => Err(unavailable(error)),
-        }
+        let newest = newest(&self.stream, &format!("{CONTROLS_BUCKET_SUBJECT}{key}")).await?;
+        Ok(newest.map_or((None, 0), |message| {
+            let stored = (!is_removed(Some(&message.headers))).then(|| Stored::read(key, &message.payload));
+            (stored, message.sequence)
+        }))
     }
 
     async fn change_if(

@@ -63,11 +63,7 @@ impl LeadStore for JetStreamLeadStore {
     }
 
     async fn load_newest(&self, key: &LeadKey) -> Result<(Option<Lead>, Revision), StoreError> {
-        match self.stream.get_last_raw_message_by_subject(&subject(key)).await {
-            Ok(message) => read(&message),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((None, 0)),
-            Err(error) => Err(StoreError::Unavailable(error.into())),
-        }
+        newest(&self.stream, &subject(key)).await?.map_or(Ok((None, 0)), |message| read(&message))
     }
 
     async fn write(&self, puts: &[Put], journal: JournalLines) -> BatchResult {
@@ -95,6 +91,16 @@ impl LeadStore for JetStreamLeadStore {
 
     async fn examine(&self, puts: &[Put]) -> Result<Vec<Fate>, StoreError> {
         try_join_all(puts.iter().map(|put| self.fate(put))).await
+    }
+}
+
+/// The newest message on this subject as it stands now: of the stream's leader, where a direct get may be answered by a copy
+/// that is behind.
+pub(crate) async fn newest(stream: &Stream<()>, subject: &str) -> Result<Option<StreamMessage>, StoreError> {
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(StoreError::Unavailable(error.into())),
     }
 }
 

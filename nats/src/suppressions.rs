@@ -9,7 +9,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_nats::{Client, HeaderMap};
 use async_trait::async_trait;
 use dripline_actors::ports::{Source, StoreError, Suppressions};
@@ -22,7 +22,7 @@ use crate::batch::is_wrong_last_sequence;
 use crate::connect::Connections;
 use crate::inbox::timestamp;
 use crate::key_hash::key_hash;
-use crate::store::is_removed;
+use crate::store::{is_removed, newest};
 use crate::topology::SUPPRESSIONS_BUCKET_SUBJECT;
 
 /// The bucket `suppressions`, asked before each email at the cost of a look into memory.
@@ -151,12 +151,8 @@ impl SuppressionBucket {
 
     /// The same as it stands now, of the stream's leader, and the revision that the next write must expect.
     async fn newest(&self, key: &str) -> Result<(Suppression, u64), StoreError> {
-        let subject = format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}");
-        match self.stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(message) => Ok((entry(&message), message.sequence)),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((Suppression::default(), 0)),
-            Err(error) => Err(StoreError::Unavailable(error.into())),
-        }
+        let newest = newest(&self.stream, &format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).await?;
+        Ok(newest.map_or_else(Default::default, |message| (entry(&message), message.sequence)))
     }
 
     /// Removes the entry up to this revision, and the key itself with it: a marker would hold the address.

@@ -33,13 +33,10 @@ impl JetStreamLeadStore {
         Self { stream, commits }
     }
 
+    /// As the leader knows it: what a copy that is behind took for lost would be an attempt in doubt.
     async fn fate(&self, put: &Put) -> Result<Fate, StoreError> {
-        let newest = match self.stream.direct_get_last_for_subject(subject(&put.key)).await {
-            Ok(message) => message,
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
-                return Ok(if put.expected == 0 { Fate::Open } else { Fate::Lost });
-            }
-            Err(error) => return Err(StoreError::Unavailable(error.into())),
+        let Some(newest) = newest(&self.stream, &subject(&put.key)).await? else {
+            return Ok(if put.expected == 0 { Fate::Open } else { Fate::Lost });
         };
         Ok(if Marks::read(Some(&newest.headers)).write == put.write {
             Fate::Written(newest.sequence)

@@ -290,13 +290,15 @@ impl LeadState {
         let Telling { feedback, lead_id } = &*telling;
         let services = Arc::clone(&self.services);
         let of_suppression = feedback.suppression().is_some();
-        // Another process may have written since we read, and what is no news then is some now.
-        let mut is_fresh = of_suppression || matches!(self.document, Document::Unread);
+        // What is no news by the document as we know it, or by a copy that is behind, is some where another has written.
+        let mut is_fresh = false;
         let decided = loop {
-            if of_suppression {
-                self.document = Document::Unread;
-            }
             let Some(lead) = self.lead().await? else {
+                if !is_fresh {
+                    self.read_anew().await?;
+                    is_fresh = true;
+                    continue;
+                }
                 let entry = feedback.entry(services.clock.now());
                 services.committer.journal(journal_lines(lead_id, 0, [&entry])).await?;
                 return Ok(Settle::Ack);
@@ -314,9 +316,9 @@ impl LeadState {
             };
             let told = || Event::Told { feedback, sequence: &sequence, suppression: suppression.clone() };
             match self.decide_once(told).await? {
-                Decided::Overtaken => {}
+                Decided::Overtaken => is_fresh = false,
                 Decided::Nothing if !is_fresh => {
-                    self.document = Document::Unread;
+                    self.read_anew().await?;
                     is_fresh = true;
                 }
                 decided @ (Decided::Nothing | Decided::Written | Decided::Send(_)) => break decided,

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dripline_domain::{
     Address, Arrival, ArrivalId, Attempt, Context, Effect, Email, Enrolment, EnrolmentId, Entry, Event, Feedback, Lead,
-    LeadId, LeadKey, Outcome, Refusal, Sequence, SequenceRef, State, StepEvent, Suppression, Timestamp, Transition,
-    send_key, transition,
+    LeadId, LeadKey, Outcome, Refusal, Sequence, SequenceRef, StepEvent, Suppression, Timestamp, Transition, send_key,
+    transition,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Serialize;
@@ -25,14 +25,19 @@ use crate::Chain;
 use crate::committer::CommitError;
 use crate::control::{ControlError, Obeyed, Order};
 use crate::crash_point::crash_point;
-use crate::ports::{Controlled, Delivery, JournalLines, Put, Rejection, Revision, Settle, StoreError, TimerError};
+use crate::ports::{Controlled, Delivery, JournalLines, Put, Rejection, Settle, StoreError, TimerError};
 use crate::provider::{NoPlace, Place};
 use crate::slot::NotRunning;
 use crate::timer::Timer;
 use crate::trace;
 
+mod document;
 mod doubt;
+mod due_action;
 mod orders;
+
+use document::Document;
+use due_action::DueAction;
 
 /// When something the process needs is away, its message comes again so much later.
 const AWAY: Duration = Duration::from_secs(2);
@@ -117,16 +122,6 @@ pub(crate) struct LeadState {
     document: Document,
 }
 
-/// What this actor knows of its document.
-enum Document {
-    /// Not read yet, or no longer to be trusted.
-    Unread,
-    /// As this process stored it.
-    Stored(Stored),
-    /// As of this revision; `stored` where this process stored it.
-    Known { lead: Option<Box<Lead>>, revision: Revision, stored: Option<Bytes> },
-}
-
 /// What came of a decision.
 enum Decided {
     /// There was nothing to write.
@@ -186,7 +181,7 @@ impl Actor for LeadActor {
             Message::Work(work, delivery) => (work, delivery),
             Message::Order(ordered) => {
                 Box::pin(state.obey(*ordered)).await;
-                state.services.finished(&state.key, state.stored());
+                state.services.finished(&state.key, state.document.stored());
                 return Ok(());
             }
             Message::Become(key, stored) => {
@@ -210,7 +205,7 @@ impl Actor for LeadActor {
         let done = done.instrument(span.clone()).await;
         span.record("lead_id", state.lead_id());
         state.settle(done, delivery).await;
-        state.services.finished(&state.key, state.stored());
+        state.services.finished(&state.key, state.document.stored());
         Ok(())
     }
 }
@@ -628,50 +623,18 @@ impl LeadState {
 
     /// Reads the document as it stands now, whatever is known of it; the lead's generation, if there is one.
     async fn read_anew(&mut self) -> Result<Option<u64>, StoreError> {
-        self.document = Document::Unread;
-        let (lead, revision) = self.services.store.load_newest(&self.key).await?;
-        let generation = lead.as_ref().map(|lead| lead.generation);
-        self.document = Document::Known { lead: lead.map(Box::new), revision, stored: None };
-        Ok(generation)
+        let lead = self.document.read_anew(&self.key, &*self.services.store).await?;
+        Ok(lead.map(|lead| lead.generation))
     }
 
     /// The document, read if need be.
     async fn lead(&mut self) -> Result<Option<&Lead>, StoreError> {
-        if let Document::Stored(Stored { document, revision }) = &self.document {
-            // What this process has written it can read; if not, the bucket's own has the last word.
-            self.document = Lead::from_json(document).map_or(Document::Unread, |lead| Document::Known {
-                lead: Some(Box::new(lead)),
-                revision: *revision,
-                stored: Some(document.clone()),
-            });
-        }
-        if matches!(self.document, Document::Unread) {
-            let (lead, revision) = self.services.store.load(&self.key).await?;
-            self.document = Document::Known { lead: lead.map(Box::new), revision, stored: None };
-        }
-        match &self.document {
-            Document::Known { lead, .. } => Ok(lead.as_deref()),
-            Document::Stored(_) | Document::Unread => Ok(None),
-        }
-    }
-
-    /// The document, where this process stored it and, as far as is known, nobody else has since.
-    fn stored(&self) -> Option<Stored> {
-        match &self.document {
-            Document::Stored(stored) => Some(stored.clone()),
-            Document::Known { revision, stored: Some(document), .. } => {
-                Some(Stored { document: document.clone(), revision: *revision })
-            }
-            Document::Known { stored: None, .. } | Document::Unread => None,
-        }
+        self.document.lead(&self.key, &*self.services.store).await
     }
 
     /// For logs: the key holds the address, the id says nothing of the person.
     fn lead_id(&self) -> &str {
-        match &self.document {
-            Document::Known { lead: Some(lead), .. } => lead.lead_id.as_str(),
-            Document::Known { lead: None, .. } | Document::Stored(_) | Document::Unread => "not read",
-        }
+        self.document.lead_id()
     }
 
     fn now(&self) -> Timestamp {
@@ -679,55 +642,7 @@ impl LeadState {
     }
 }
 
-/// What an enrolment needs now.
-enum DueAction {
-    /// Its step is due.
-    Step,
-    /// Its open attempt has no one who waits for the answer.
-    AnswerLost,
-    /// Its attempt is in doubt, and it is time to find out more.
-    Doubt,
-    /// Another process may still be at it.
-    Wait(Timestamp),
-    /// Its step is due, but its sequence is paused since then.
-    Paused(Timestamp),
-}
-
 impl Services {
-    /// The first enrolment that needs something now, and what; one that another process may still be at comes last.
-    fn due_action(&self, lead: &Lead) -> Option<(EnrolmentId, DueAction)> {
-        let now = self.clock.now();
-        let mut waits = None;
-        for enrolment in &lead.enrolments {
-            let action = match &enrolment.state {
-                State::Waiting { .. } if lead.paused.is_some() => continue,
-                State::Waiting { due, .. } if *due <= now => {
-                    if let Some(pause) = self.controls.paused(Controlled::Sequence(&enrolment.sequence.name)) {
-                        waits.get_or_insert((enrolment.id(), DueAction::Paused(pause.timestamp)));
-                        continue;
-                    }
-                    DueAction::Step
-                }
-                // Ours, and yet we are here and not waiting for it: the actor that made the call has failed.
-                State::Sending { attempt, .. } if attempt.owner == self.owner || attempt.lost_at <= now => {
-                    DueAction::AnswerLost
-                }
-                State::Sending { attempt, .. } => {
-                    waits.get_or_insert((enrolment.id(), DueAction::Wait(attempt.lost_at)));
-                    continue;
-                }
-                State::InDoubt { next: Some(next), .. } if *next <= now => DueAction::Doubt,
-                State::Waiting { .. }
-                | State::InDoubt { .. }
-                | State::Completed
-                | State::Parked { .. }
-                | State::Stopped { .. } => continue,
-            };
-            return Some((enrolment.id(), action));
-        }
-        waits
-    }
-
     fn context(&self) -> Context {
         Context { now: self.clock.now(), random: rand::random(), retry: self.retry, doubt: self.doubt }
     }

@@ -1,5 +1,7 @@
 //! What an operator's hand makes of a lead. Every state answers every action here, too.
-use super::{Change, Transition, arrive, decide_step, new_lead};
+use super::change::Change;
+use super::step::decide_step;
+use super::{Transition, arrive, new_lead};
 use crate::operator::REQUESTS_KEPT;
 use crate::{
     ArrivalId, Context, Enrolment, EnrolmentId, Entry, Hold, Lead, Operator, OperatorAction, Refusal, RequestId,
@@ -19,7 +21,7 @@ pub(super) fn operate(
     }
     let change = || {
         let lead = lead.ok_or(Refusal::NoSuchLead)?.clone();
-        Ok(Change { operator: Some(operator), ..Change::of(lead, context) })
+        Ok(Change::of(lead, context).by(operator))
     };
     let decided = match action {
         OperatorAction::Pause => Ok(pause(change()?, operator)),
@@ -45,7 +47,7 @@ pub(super) fn operate(
             }
             let is_new = lead.is_none();
             let lead = lead.cloned().unwrap_or_else(|| new_lead(&arrival, lead_id, context.now));
-            let change = Change { operator: Some(operator), ..Change::of(lead, context) };
+            let change = Change::of(lead, context).by(operator);
             let id = ArrivalId::by_request(request, context.now);
             let decided = arrive(change, *arrival, id, sequence, &suppression, is_new);
             if decided.journal.iter().any(|entry| entry.event == What::Enrolled) {

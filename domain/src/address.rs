@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 
 use email_address::EmailAddress;
@@ -88,7 +89,7 @@ impl Address {
         if !EmailAddress::is_valid_local_part(&local) {
             return Err(AddressError::LocalPart);
         }
-        let address = Self(format!("{local}@{}", normalise_domain(domain)?).into());
+        let address = Self([&*local, "@", &*normalise_domain(domain)?].concat().into());
         if address.0.len() > MAX_BYTES {
             return Err(AddressError::TooLong);
         }
@@ -177,7 +178,7 @@ fn normalise_local(local: &str) -> String {
 }
 
 /// To A-labels. Stricter than a browser: letters, digits and hyphens, as a mail domain must be (RFC 5321 §2.3.5).
-fn normalise_domain(domain: &str) -> Result<String, AddressError> {
+fn normalise_domain(domain: &str) -> Result<Cow<'_, str>, AddressError> {
     let domain = Uts46::new()
         .to_ascii(domain.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify)
         .map_err(|_| AddressError::Domain)?;
@@ -186,7 +187,7 @@ fn normalise_domain(domain: &str) -> Result<String, AddressError> {
     if top.bytes().all(|byte| byte.is_ascii_digit()) || !EmailAddress::is_valid_domain(&domain) {
         return Err(AddressError::Domain);
     }
-    Ok(domain.into_owned())
+    Ok(domain)
 }
 
 #[cfg(test)]

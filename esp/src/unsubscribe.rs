@@ -51,9 +51,9 @@ impl UnsubscribeLinks {
     /// # Errors
     /// Never for an address and a send key of ours: the cipher takes gigabytes.
     pub fn url(&self, recipient: &Recipient) -> Result<String, SealError> {
-        let plain = format!("{} {}", recipient.send_key, recipient.address);
+        let plain = [&*recipient.send_key, " ", recipient.address.as_str()].concat();
         let sealed = Aes256Siv::new(&self.current).encrypt(NO_HEADERS, plain.as_bytes()).map_err(SealError)?;
-        Ok(format!("{}{PATH}{}", self.base_url, URL_SAFE_NO_PAD.encode(sealed)))
+        Ok([&*self.base_url, PATH, &*URL_SAFE_NO_PAD.encode(sealed)].concat())
     }
 
     /// Whom this token is for; none when it is not one of ours. Takes as long for one that is almost right as for any

@@ -115,7 +115,7 @@ pub(crate) fn is_removed(headers: Option<&HeaderMap>) -> bool {
 }
 
 fn subject(key: &LeadKey) -> String {
-    format!("{LEADS_BUCKET_SUBJECT}{key}")
+    [LEADS_BUCKET_SUBJECT, key.as_str()].concat()
 }
 
 fn message(put: &Put) -> BatchMessage {

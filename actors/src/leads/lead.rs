@@ -3,7 +3,6 @@
 //!
 //! One message is one pipeline, read from top to bottom: load, decide, commit, act, settle. The lines of
 //! [`LeadState::step`] are the numbered lines of the protocol in ARCHITECTURE.md.
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,34 +176,15 @@ impl Actor for LeadActor {
         message: Message,
         state: &mut LeadState,
     ) -> Result<(), ActorProcessingErr> {
-        let (work, delivery) = match message {
-            Message::Work(work, delivery) => (work, delivery),
-            Message::Order(ordered) => {
-                Box::pin(state.obey(*ordered)).await;
-                state.services.finished(&state.key, state.document.stored());
-                return Ok(());
-            }
+        // Boxed: an actor without a message needs no room for what it takes, and there are many more such actors.
+        match message {
+            Message::Work(work, delivery) => Box::pin(state.work(work, delivery)).await,
+            Message::Order(ordered) => Box::pin(state.obey(*ordered)).await,
             Message::Become(key, stored) => {
                 *state = LeadState::new(key, Arc::clone(&state.services), stored);
                 return Ok(());
             }
-        };
-        crash_point("taken");
-        let span = trace_span!(
-            target: trace::TARGET, "lead", otel.name = work.name(), otel.kind = "consumer", lead_id = Empty,
-            deliveries = delivery.deliveries
-        );
-        trace::continue_from(&span, delivery.trace.as_deref());
-        // Boxed: an actor without a message needs no room for them, and there are many more such actors.
-        let done: Pin<Box<dyn Future<Output = Result<Settle, Interruption>> + Send>> = match work {
-            Work::Arrive(arriving) => Box::pin(state.arrive(*arriving, &delivery)),
-            Work::Wake { generation, again } => Box::pin(state.wake(generation, again)),
-            Work::Told(telling) => Box::pin(state.told(telling, &delivery)),
-            Work::Park(reason) => Box::pin(state.park(reason, &delivery)),
-        };
-        let done = done.instrument(span.clone()).await;
-        span.record("lead_id", state.lead_id());
-        state.settle(done, delivery).await;
+        }
         state.services.finished(&state.key, state.document.stored());
         Ok(())
     }
@@ -213,6 +193,26 @@ impl Actor for LeadActor {
 impl LeadState {
     fn new(key: LeadKey, services: Arc<Services>, stored: Option<Stored>) -> Self {
         Self { key, services, document: stored.map_or(Document::Unread, Document::Stored) }
+    }
+
+    async fn work(&mut self, work: Work, delivery: Delivery) {
+        crash_point("taken");
+        let span = trace_span!(
+            target: trace::TARGET, "lead", otel.name = work.name(), otel.kind = "consumer", lead_id = Empty,
+            deliveries = delivery.deliveries
+        );
+        trace::continue_from(&span, delivery.trace.as_deref());
+        let done = async {
+            match work {
+                Work::Arrive(arriving) => self.arrive(*arriving, &delivery).await,
+                Work::Wake { generation, again } => self.wake(generation, again).await,
+                Work::Told(telling) => self.told(telling, &delivery).await,
+                Work::Park(reason) => self.park(reason, &delivery).await,
+            }
+        };
+        let done = done.instrument(span.clone()).await;
+        span.record("lead_id", self.lead_id());
+        self.settle(done, delivery).await;
     }
 
     async fn settle(&mut self, done: Result<Settle, Interruption>, delivery: Delivery) {

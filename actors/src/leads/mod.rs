@@ -284,7 +284,8 @@ impl LeadsState {
                 free
             } else {
                 let arguments = LeadArguments { key: key.clone(), services: Arc::clone(&self.services), stored };
-                Actor::spawn_linked(None, LeadActor, arguments, myself.get_cell()).await?.0
+                // Boxed: only the first leads take it, and every message would have to bring its room along.
+                Box::pin(Actor::spawn_linked(None, LeadActor, arguments, myself.get_cell())).await?.0
             };
             self.by_actor.insert(actor.get_id(), key.clone());
             let resident = Resident { actor, pending: 0, stored: None, idle_since: Instant::now(), idleness: 0 };

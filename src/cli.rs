@@ -14,6 +14,7 @@ use crate::export::{self, ExportCommand};
 use crate::import::{self, ImportCommand};
 use crate::journal::{self, JournalCommand};
 use crate::lead::{self, LeadCommand};
+use crate::outgoing::{self, OutgoingCommand};
 use crate::provider::{self, ProviderCommand};
 use crate::rejected::{self, RejectedCommand};
 use crate::sequence::{self, SequenceControl};
@@ -58,6 +59,9 @@ enum Command {
     /// The providers: which are stopped, which are held back.
     #[command(subcommand)]
     Provider(ProviderCommand),
+    /// The outgoing webhooks: hold one back, let it go on.
+    #[command(subcommand)]
+    Outgoing(OutgoingCommand),
     /// How it stands: engines, queues, providers, and what is held back.
     Status(Output),
     /// The journal: every change of every lead.
@@ -183,6 +187,7 @@ impl Command {
             }
             Self::Stats(arguments) => operate(load()?, async |config| stats::run(&arguments, config).await),
             Self::Lead(command) => operate(load()?, async |config| lead::run(command, config).await),
+            Self::Outgoing(command) => operate(load()?, async |config| outgoing::run(command, config).await),
             Self::Provider(command) => operate(load()?, async |config| provider::run(command, config).await),
             Self::Status(output) => operate(load()?, async |config| status::run(&output, config).await),
             Self::Journal(command) => operate(load()?, async |config| journal::run(command, config).await),

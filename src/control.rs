@@ -30,6 +30,31 @@ pub(crate) struct Why {
     pub(crate) by: String,
 }
 
+/// What is held back, or let go on, and why.
+#[derive(Debug, Args)]
+pub(crate) struct Hold {
+    /// Which.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) why: Why,
+}
+
+impl Hold {
+    /// What came of it, for people.
+    ///
+    /// # Errors
+    /// It was to go on, and was not paused.
+    pub(crate) fn told(&self, paused: bool, changed: bool, goes_on: &str) -> anyhow::Result<String> {
+        let name = &self.name;
+        Ok(match (paused, changed) {
+            (true, true) => format!("{name} is paused\n"),
+            (true, false) => format!("{name} was paused already; its first reason is kept\n"),
+            (false, true) => format!("{name} {goes_on}\n"),
+            (false, false) => anyhow::bail!("{name} is not paused"),
+        })
+    }
+}
+
 /// The service said no.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

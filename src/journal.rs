@@ -99,15 +99,15 @@ fn name(event: &JournalEvent) -> String {
 
 /// One line of the journal, for people.
 pub(crate) fn line(line: &JournalLine) -> String {
-    let JournalLine { lead_id, timestamp, event, sequence, version, step, reason, provider, by } = line;
+    let JournalLine { lead_id, timestamp, event, sequence, version, step, reason, provider, webhook, by } = line;
     let place: Vec<_> = [sequence, step].into_iter().flatten().map(SmolStr::as_str).collect();
     let lead = lead_id.as_ref().map_or("-", LeadId::as_str);
     let mut text = format!("{}  {lead:<35}  {:<18} {}", readable(*timestamp), name(event), place.join(" / "));
     if let Some(version) = version {
         text.push_str(&format!(", version {version}"));
     }
-    if let Some(provider) = provider {
-        text.push_str(&format!(", {provider}"));
+    for name in [provider, webhook].into_iter().flatten() {
+        text.push_str(&format!(", {name}"));
     }
     if let Some(by) = by {
         text.push_str(&format!(", by {by}"));

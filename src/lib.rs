@@ -12,6 +12,7 @@ mod import;
 mod journal;
 mod lead;
 pub mod metrics;
+mod outgoing;
 mod progress;
 mod provider;
 mod rejected;

@@ -1,33 +1,22 @@
 //! `dripline provider`: which providers take calls, and which are held back.
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::Subcommand;
 use dripline_domain::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::{Output, print, readable};
 use crate::config::Config;
-use crate::control::{Control, Why};
+use crate::control::{Control, Hold};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProviderCommand {
     /// Show each provider, as the engine that answers has it.
     Status(Output),
     /// Make no call to a provider until it is resumed. A fallback takes the emails, where there is one; else they wait.
-    Pause {
-        /// Which.
-        name: String,
-        #[command(flatten)]
-        why: Why,
-    },
+    Pause(Hold),
     /// Call a provider again.
-    Resume {
-        /// Which.
-        name: String,
-        #[command(flatten)]
-        why: Why,
-    },
+    Resume(Hold),
 }
 
 pub(crate) async fn run(command: ProviderCommand, config: &Config) -> anyhow::Result<ExitCode> {
@@ -37,24 +26,17 @@ pub(crate) async fn run(command: ProviderCommand, config: &Config) -> anyhow::Re
             let answer = control.ask("provider.status", &json!({})).await?;
             if output.json { format!("{answer:#}\n") } else { table(&answer["providers"]) }
         }
-        ProviderCommand::Pause { name, why } => {
-            let answer = control.change("provider.pause", json!({"provider": name}), &why).await?;
-            if answer["changed"] == true {
-                format!("{name} is paused\n")
-            } else {
-                format!("{name} was paused already; its first reason is kept\n")
-            }
-        }
-        ProviderCommand::Resume { name, why } => {
-            let answer = control.change("provider.resume", json!({"provider": name}), &why).await?;
-            if answer["changed"] != true {
-                bail!("{name} is not paused");
-            }
-            format!("{name} is called again\n")
-        }
+        ProviderCommand::Pause(which) => hold(&control, &which, true).await?,
+        ProviderCommand::Resume(which) => hold(&control, &which, false).await?,
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn hold(control: &Control, which: &Hold, paused: bool) -> anyhow::Result<String> {
+    let verb = if paused { "provider.pause" } else { "provider.resume" };
+    let answer = control.change(verb, json!({"provider": which.name}), &which.why).await?;
+    which.told(paused, answer["changed"] == true, "is called again")
 }
 
 /// A line a provider.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Output, print, print_error, readable};
 use crate::config::Config;
-use crate::control::{self, Why};
+use crate::control::{self, Hold, Why};
 use crate::service::{SystemClock, connect, stream, topology_options};
 
 #[derive(Debug, Subcommand)]
@@ -19,19 +19,9 @@ pub(crate) enum SequenceControl {
     /// Show every sequence that was ever published: its newest version, its steps, whether it is paused.
     List(Output),
     /// Send nothing more of a sequence, until it is resumed. Leads still enter it, and wait.
-    Pause {
-        /// Which.
-        name: String,
-        #[command(flatten)]
-        why: Why,
-    },
+    Pause(Hold),
     /// Send the steps of a paused sequence again. Its guards begin anew.
-    Resume {
-        /// Which.
-        name: String,
-        #[command(flatten)]
-        why: Why,
-    },
+    Resume(Hold),
     /// Print one version of a sequence, with its templates, as JSON.
     Show {
         /// Which.
@@ -79,8 +69,8 @@ pub(crate) async fn run(command: SequenceControl, config: &Config) -> anyhow::Re
             migrate(&json!({"sequence": name, "from": from, "to": to, "dryRun": dry_run}), &why, &output, config).await
         }
         SequenceControl::List(output) => list(&output, config).await,
-        SequenceControl::Pause { name, why } => hold(&name, &why, true, config).await,
-        SequenceControl::Resume { name, why } => hold(&name, &why, false, config).await,
+        SequenceControl::Pause(which) => hold(&which, true, config).await,
+        SequenceControl::Resume(which) => hold(&which, false, config).await,
     }
 }
 
@@ -168,10 +158,11 @@ async fn list(output: &Output, config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn hold(name: &str, why: &Why, paused: bool, config: &Config) -> anyhow::Result<ExitCode> {
+async fn hold(which: &Hold, paused: bool, config: &Config) -> anyhow::Result<ExitCode> {
+    let Hold { name, why } = which;
     let (controls, sequences) = look(config).await?;
     // One that is paused may be resumed, whatever became of it.
-    let is_known = sequences.iter().any(|it| it.name == name) || controls.paused(Controlled::Sequence(name)).is_some();
+    let is_known = sequences.iter().any(|it| it.name == *name) || controls.paused(Controlled::Sequence(name)).is_some();
     if !is_known {
         let known: Vec<_> = sequences.iter().map(|it| it.name.as_str()).collect();
         bail!("there is no sequence `{name}`; there are: {}", known.join(", "));
@@ -179,11 +170,7 @@ async fn hold(name: &str, why: &Why, paused: bool, config: &Config) -> anyhow::R
     let (reason, by) = (why.reason.clone(), why.by.clone());
     let control = Control { paused, reason, by, timestamp: SystemClock.now() };
     let changed = controls.change(Controlled::Sequence(name), &control, None).await?;
-    print(&match (paused, changed) {
-        (true, true) => format!("{name} is paused\n"),
-        (true, false) => format!("{name} was paused already; its first reason is kept\n"),
-        (false, true) => format!("{name} goes on; each lead within half of the pause's length, at most 10 minutes\n"),
-        (false, false) => bail!("{name} is not paused"),
-    })?;
+    let goes_on = "goes on; each lead within half of the pause's length, at most 10 minutes";
+    print(&which.told(paused, changed, goes_on)?)?;
     Ok(ExitCode::SUCCESS)
 }

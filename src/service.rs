@@ -136,6 +136,7 @@ impl Running {
                     controls: Arc::clone(&controls),
                     sequences,
                     folder: folder(loaded.clone()),
+                    webhooks: config.outgoing_webhooks.iter().map(|webhook| webhook.name.clone()).collect(),
                     sanitiser: sanitiser(config),
                 };
                 let control = ControlService::start(&connections, parts).await?;

@@ -30,6 +30,9 @@ pub struct JournalLine {
     /// The provider that was called, or that told us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<SmolStr>,
+    /// The outgoing webhook, by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<SmolStr>,
     /// Who did it, where it was somebody's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<SmolStr>,
@@ -65,6 +68,10 @@ pub enum ControlEvent {
     ProviderPaused,
     /// A provider is called again.
     ProviderResumed,
+    /// Nothing is posted to an outgoing webhook until it is resumed.
+    OutgoingPaused,
+    /// An outgoing webhook is told again what happens.
+    OutgoingResumed,
 }
 
 impl<'de> Deserialize<'de> for JournalEvent {

@@ -101,17 +101,22 @@ impl JetStreamControls {
         }
         Err(StoreError::Unavailable(format!("{key} is being changed by somebody else").into()))
     }
+
     async fn journal(&self, what: Controlled<'_>, control: &Control) -> Result<(), StoreError> {
-        let (sequence, provider, paused, resumed) = match what {
-            Controlled::Sequence(name) => {
-                (Some(name.into()), None, ControlEvent::SequencePaused, ControlEvent::SequenceResumed)
-            }
-            Controlled::Provider(name) => {
-                (None, Some(name.into()), ControlEvent::ProviderPaused, ControlEvent::ProviderResumed)
-            }
-            Controlled::OutgoingWebhook(_) => return Ok(()),
+        let event = match (what, control.paused) {
+            (Controlled::Sequence(_), true) => ControlEvent::SequencePaused,
+            (Controlled::Sequence(_), false) => ControlEvent::SequenceResumed,
+            (Controlled::Provider(_), true) => ControlEvent::ProviderPaused,
+            (Controlled::Provider(_), false) => ControlEvent::ProviderResumed,
+            (Controlled::OutgoingWebhook(_), true) => ControlEvent::OutgoingPaused,
+            (Controlled::OutgoingWebhook(_), false) => ControlEvent::OutgoingResumed,
         };
-        let event = if control.paused { paused } else { resumed };
+        let (mut sequence, mut provider, mut webhook) = (None, None, None);
+        match what {
+            Controlled::Sequence(name) => sequence = Some(name.into()),
+            Controlled::Provider(name) => provider = Some(name.into()),
+            Controlled::OutgoingWebhook(name) => webhook = Some(name.into()),
+        }
         let line = JournalLine {
             lead_id: None,
             timestamp: control.timestamp,
@@ -121,6 +126,7 @@ impl JetStreamControls {
             step: None,
             reason: Some(control.reason.clone()),
             provider,
+            webhook,
             by: Some(control.by.as_str().into()),
         };
         let mut lines = JournalLines::default();

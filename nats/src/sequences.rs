@@ -109,6 +109,7 @@ impl SequenceBook {
                 step: None,
                 reason: Some(operator.reason().to_owned()),
                 provider: None,
+                webhook: None,
                 by: Some(operator.by().into()),
             };
             let mut lines = JournalLines::default();

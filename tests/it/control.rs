@@ -264,6 +264,7 @@ async fn requests_that_cannot_be_carried_out_say_why_and_change_nothing() {
             "no version 2",
         ),
         ("provider.pause", by_ann(json!({"provider": "pigeon"})), "no_such_provider", "there are: resend"),
+        ("outgoing.pause", by_ann(json!({"webhook": "crm"})), "no_such_webhook", "none is configured"),
     ] {
         let answer = operated.ask(verb, &request).await;
         assert_eq!(answer["code"], code, "{verb} {request}: {answer:#}");
@@ -299,7 +300,7 @@ async fn the_service_shows_up_in_nats_micro_with_what_can_be_asked() {
     assert!(info.contains("dripline.lead.pause"), "{info}");
     for instance in operated.instances().await {
         let endpoints = instance["endpoints"].as_array().unwrap();
-        assert_eq!(endpoints.len(), 21, "{instance:#}");
+        assert_eq!(endpoints.len(), 23, "{instance:#}");
         for endpoint in endpoints {
             assert!(endpoint["subject"].as_str().unwrap().starts_with("dripline."), "{endpoint:#}");
             assert!(endpoint["metadata"]["description"].as_str().is_some_and(|text| text.ends_with('.')));

@@ -1,4 +1,6 @@
 //! A crash at each line of the protocol: the rows of the table in ARCHITECTURE.md, one by one.
+use std::time::Duration;
+
 use dripline_test_support::{Dripline, until};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -88,6 +90,32 @@ async fn a_crash_when_a_suppression_was_found_sends_nothing_afterwards() {
     let jane = system.until_status("jane=40example.com", "SUPPRESSED").await;
     assert_eq!(jane["nextActionTimestamp"], Value::Null);
     assert_eq!(system.summary().await.accepted, 0);
+}
+
+/// It stands still as a paused machine does. What was said meanwhile, its memory does not have when it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_stood_still_over_its_intent_mails_nobody_who_was_suppressed_meanwhile() {
+    let mut system = System::new("resend").await;
+    system.sequence("welcome", &[("first", "0s"), ("second", "1s")]);
+    let (code, _, err) = system.run(&["topology", "apply"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    // Its arrival is the first commit, the intent the second.
+    system.set("STOP_AT", "committed:2");
+    let engine = system.start("engine").await;
+    system.publish("leads.new", &json!({"email": "jane@example.com"}).to_string()).await;
+    let stands_still = until("the engine stands still", async || {
+        system.log().contains("the process stands still here") && engine.stands_still()
+    });
+    stands_still.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
+    let (code, _, err) =
+        system.run(&["suppression", "add", "jane@example.com", "--reason", "asked by phone", "--by", "ann"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    // As long as its memory counts, and no longer.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    engine.signal("CONT").await.unwrap();
+    let jane = system.until_status("jane=40example.com", "SUPPRESSED").await;
+    let events: Vec<_> = jane["history"].as_array().unwrap().iter().map(|entry| &entry["event"]).collect();
+    assert_eq!(system.summary().await.accepted, 0, "{events:?}");
 }
 
 /// The arrival is the first commit, intent and outcome of the first email the second and third, the no the fourth.

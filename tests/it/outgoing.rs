@@ -207,12 +207,26 @@ async fn an_event_that_is_refused_is_tried_again_alone_and_gone_ends_it_until_it
     };
     tells("this needs a person").await;
     journal(&system, "later", &[line("unsubscribed")]).await;
-    system.server.cli(["kv", "del", "controls", "outgoing.crm", "-f"]).await.unwrap();
-    crm.until_taken(&system, 5).await;
+    let (code, _, err) = system.run(&["outgoing", "resume", "cmr", "--by", "ann", "--reason", "it is back"]).await;
+    assert_eq!((code, err.contains("no outgoing webhook `cmr`; there are: crm")), (Some(3), true), "{err}");
+    let resume = ["outgoing", "resume", "crm", "--by", "ann", "--reason", "it is back"];
+    let (code, out, err) = system.run(&resume).await;
+    assert_eq!((code, &*out), (Some(0), "crm is told again what happens\n"), "{err}");
+    crm.until_taken(&system, 7).await;
     let mut last = crm.taken().split_off(3);
     last.sort();
-    assert_eq!(last, ["dripline.clicked", "dripline.unsubscribed"]);
+    assert_eq!(
+        last,
+        ["dripline.clicked", "dripline.outgoing_paused", "dripline.outgoing_resumed", "dripline.unsubscribed"]
+    );
+    let posts = crm.posts();
+    let told = |kind: &str| posts.iter().map(|(.., body)| json_of(body)).find(|body| body["type"] == kind).unwrap();
+    assert_eq!(told("dripline.outgoing_paused")["data"]["reason"], "it answered 410 Gone");
+    let resumed = told("dripline.outgoing_resumed");
+    assert_eq!((&resumed["data"]["webhook"], &resumed["data"]["by"]), (&json!("crm"), &json!("ann")));
     tells("resolved").await;
+    let (code, _, err) = system.run(&resume).await;
+    assert_eq!((code, err.contains("crm is not paused")), (Some(1), true), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

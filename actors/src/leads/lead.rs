@@ -48,6 +48,9 @@ const WAIT_OUT: Duration = Duration::from_millis(500);
 const LOOK_FIRST: Duration = Duration::from_secs(10);
 const LOOK_LAST: Duration = Duration::from_mins(10);
 
+/// An intent that took longer may be the one of a process that stood still, and its memory of who must not be mailed with it.
+const MEMORY_HOLDS: Duration = Duration::from_millis(500);
+
 /// So often the record of an answer is tried, a second apart, before it is given up as in doubt.
 const RECORD_TRIES: u32 = 60;
 
@@ -427,7 +430,7 @@ impl LeadState {
         services.metrics.scheduler_lag.record(services.clock.now().since(due.unwrap_or(attempt.started_at)));
         // 6: the call. The intent's commit may have taken long: whoever said no meanwhile is not called.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
-        if let Some(why_not) = self.says_no(&lead_id, transactional).await {
+        if let Some(why_not) = self.says_no(&email.to, &lead_id, transactional, attempt.started_at).await {
             let outcome = Outcome::Transient { reason: format!("not called: {why_not}") };
             return self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await;
         }
@@ -466,10 +469,21 @@ impl LeadState {
         Ok(None)
     }
 
-    /// Why a call whose intent is on disk must not be made, if so; a suppression is written down.
-    async fn says_no(&mut self, lead_id: &LeadId, transactional: bool) -> Option<String> {
+    /// Why a call whose intent, of this time, is on disk must not be made, if so; a suppression is written down.
+    async fn says_no(
+        &mut self,
+        address: &Address,
+        lead_id: &LeadId,
+        transactional: bool,
+        intended: Timestamp,
+    ) -> Option<String> {
         let services = Arc::clone(&self.services);
-        let known = match services.suppressions.get(&self.key, lead_id).await {
+        let known = if self.now().since(intended) < MEMORY_HOLDS {
+            services.suppressions.get(&self.key, lead_id).await
+        } else {
+            services.suppressions.read(address).await
+        };
+        let known = match known {
             Ok(known) => known,
             Err(error) => return Some(Chain(&error).to_string()),
         };

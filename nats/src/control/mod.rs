@@ -20,7 +20,7 @@ use dripline_actors::ports::{Controls, Sequences, Source};
 use dripline_actors::{Controller, Obeyed, Order, OrderedAction};
 use dripline_domain::{Address, Sanitiser, Sequence, SmolStr};
 use futures_util::stream::{self, StreamExt};
-use request::{Fields, Move, Nothing, OfProvider, OfSequence, Problem, Resolve, Stop};
+use request::{Fields, Move, Nothing, OfProvider, OfSequence, OfWebhook, Problem, Resolve, Stop};
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
@@ -48,6 +48,8 @@ pub struct ControlParts {
     pub sequences: Arc<SequenceBook>,
     /// The folder that they come from.
     pub folder: ReadFolder,
+    /// The outgoing webhooks of the configuration, by name.
+    pub webhooks: Vec<String>,
     /// How leads are cleaned that an operator enrols.
     pub sanitiser: Sanitiser,
 }
@@ -66,7 +68,7 @@ pub struct ControlService {
 pub struct ControlStartError(#[source] Source);
 
 /// What can be asked, each once: the end of the subject, what it does, and its fields.
-const VERBS: [(Verb, &str, &str, &str); 21] = [
+const VERBS: [(Verb, &str, &str, &str); 23] = [
     (Verb::LeadGet, "lead.get", "A lead's document.", "address"),
     (
         Verb::LeadHistory,
@@ -152,6 +154,18 @@ const VERBS: [(Verb, &str, &str, &str); 21] = [
         "provider, by, reason, requestId?",
     ),
     (Verb::ProviderResume, "provider.resume", "Calls a provider again.", "provider, by, reason, requestId?"),
+    (
+        Verb::OutgoingPause,
+        "outgoing.pause",
+        "Posts nothing to an outgoing webhook until it is resumed.",
+        "webhook, by, reason, requestId?",
+    ),
+    (
+        Verb::OutgoingResume,
+        "outgoing.resume",
+        "Tells an outgoing webhook again what happens, from where it was.",
+        "webhook, by, reason, requestId?",
+    ),
     (Verb::Status, "status", "The engines, the queues, the providers, and what is held back.", ""),
 ];
 
@@ -177,6 +191,8 @@ enum Verb {
     ProviderStatus,
     ProviderPause,
     ProviderResume,
+    OutgoingPause,
+    OutgoingResume,
     Status,
 }
 
@@ -357,6 +373,11 @@ impl Desk {
                 let (operator, request) = fields.operator()?;
                 let OfProvider { provider } = fields.rest()?;
                 self.hold_provider(&provider, verb == Verb::ProviderPause, &operator, &request).await
+            }
+            Verb::OutgoingPause | Verb::OutgoingResume => {
+                let (operator, request) = fields.operator()?;
+                let OfWebhook { webhook } = fields.rest()?;
+                self.hold_outgoing(&webhook, verb == Verb::OutgoingPause, &operator, &request).await
             }
             Verb::Status => {
                 let Nothing {} = fields.rest()?;

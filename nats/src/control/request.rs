@@ -217,3 +217,9 @@ pub(super) struct Migrate {
 pub(super) struct OfProvider {
     pub(super) provider: String,
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OfWebhook {
+    pub(super) webhook: String,
+}

@@ -1,4 +1,4 @@
-//! Requests about sequences and providers.
+//! Requests about sequences, providers and outgoing webhooks.
 use dripline_actors::ControlError;
 use dripline_actors::ports::{Control, Controlled, Sequences as _};
 use dripline_domain::{Operator, RequestId};
@@ -70,6 +70,28 @@ impl Desk {
         }
         let changed = self.hold(Controlled::Provider(name), paused, operator, request).await?;
         Ok(json!({"provider": name, "paused": paused, "changed": changed}))
+    }
+
+    pub(super) async fn hold_outgoing(
+        &self,
+        name: &str,
+        paused: bool,
+        operator: &Operator,
+        request: &RequestId,
+    ) -> Result<Value, Problem> {
+        let what = Controlled::OutgoingWebhook(name);
+        let known = &self.parts.webhooks;
+        if self.parts.controls.paused(what).is_none() && !known.iter().any(|known| known == name) {
+            let there_are = if known.is_empty() {
+                "none is configured".to_owned()
+            } else {
+                format!("there are: {}", known.join(", "))
+            };
+            let message = format!("there is no outgoing webhook `{name}`; {there_are}");
+            return Err(Problem { status: 404, code: "no_such_webhook", message });
+        }
+        let changed = self.hold(what, paused, operator, request).await?;
+        Ok(json!({"webhook": name, "paused": paused, "changed": changed}))
     }
 
     async fn hold(

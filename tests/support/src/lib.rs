@@ -160,6 +160,13 @@ impl Dripline {
         signal(self.child.id().context("dripline has ended")?, name).await
     }
 
+    /// Whether it was stopped by a signal, and waits to be let on.
+    pub fn stands_still(&self) -> bool {
+        let stat = self.child.id().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        // The state follows the name, which is in parentheses (proc_pid_stat(5)).
+        stat.is_some_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+    }
+
     /// Whether it still runs.
     pub fn runs(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())

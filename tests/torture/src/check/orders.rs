@@ -14,7 +14,7 @@ pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &
     }
     for order in &history.orders {
         let lines = traces.get(order.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        traced(order, lines, found);
+        traced(history, facts, order, lines, found);
         let Some(acknowledged) = order.acknowledged() else { continue };
         again(history, order, lines, found);
         match &order.verb {
@@ -44,7 +44,7 @@ pub(super) fn restarts(history: &History) -> HashMap<(&str, &str), (usize, usize
 }
 
 /// What an order did, as the journal tells: at once and once, if it was acknowledged; nothing, if it was refused.
-fn traced(order: &Order, lines: &[&Line], found: &mut Found) {
+fn traced(history: &History, facts: &Facts<'_>, order: &Order, lines: &[&Line], found: &mut Found) {
     // A pause of a sequence, or of the provider, is journalled before it is written, and so perhaps more often.
     let Some(address) = order.verb.address() else { return };
     let at = Some(order.first_sent);
@@ -52,7 +52,11 @@ fn traced(order: &Order, lines: &[&Line], found: &mut Found) {
         let told = lines.iter().map(|line| format!("{} at {}", line.event, line.timestamp));
         format!("[{}] for {order}", told.collect::<Vec<_>>().join(", "))
     };
-    if order.acknowledged().is_some() && !lines.iter().any(|line| line.event == order.verb.event()) {
+    let is_told = lines.iter().any(|line| line.event == order.verb.event());
+    if let Some(acknowledged) = order.acknowledged()
+        && !is_told
+        && !(matches!(order.verb, Verb::Pause(_)) && is_paused(history, facts, address, acknowledged))
+    {
         let expected = format!("`{}` in the journal: it was acknowledged", order.verb.event());
         found.add(Kind::NotObeyed, address, at, expected, told());
     }
@@ -73,6 +77,15 @@ fn traced(order: &Order, lines: &[&Line], found: &mut Found) {
             format!("{code}: {order}"),
         );
     }
+}
+
+/// Whether the lead was paused at that time by whatever order: another pause changes nothing then. An engine that stood still
+/// carries out what it was sent long ago.
+fn is_paused(history: &History, facts: &Facts<'_>, address: &str, at: u64) -> bool {
+    let Some(document) = facts.documents.get(address) else { return false };
+    let of_lead = history.journal.iter().filter(|line| line.lead_id == document.lead_id && line.timestamp <= at);
+    let by_hand = of_lead.filter(|line| line.by.is_some() && matches!(line.event.as_str(), "paused" | "resumed"));
+    by_hand.max_by_key(|line| line.timestamp).is_some_and(|last| last.event == "paused")
 }
 
 /// A sequence or the provider is not paused, or resumed, by an order after the next one about it was acknowledged.

@@ -264,6 +264,20 @@ fn an_acknowledged_order_of_which_the_journal_knows_nothing_is_found() {
 }
 
 #[test]
+fn a_pause_of_a_lead_that_an_older_order_paused_meanwhile_need_not_be_in_the_journal() {
+    let mut history = paused();
+    let late = Order { tries: 2, ..refused(order("late", Verb::Pause(lead()), 1_000), "no_such_lead") };
+    history.orders.push(late);
+    for line in history.journal.iter_mut().filter(|line| line.event == "paused") {
+        line.reason = Some("late".to_owned());
+    }
+    assert_eq!(kinds(&history), []);
+    // But where it was let go in between.
+    trace(&mut history, "other", "resumed", None, 1_506);
+    assert!(kinds(&history).contains(&Kind::NotObeyed));
+}
+
+#[test]
 fn an_order_that_is_carried_out_twice_is_found() {
     let mut history = paused();
     // Again after its end.

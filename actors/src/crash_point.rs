@@ -32,10 +32,10 @@ pub(crate) fn crash_point(point: &'static str) {
     }
     if is_here(stop) {
         tracing::error!(point, count, "the process stands still here, as it was told to");
+        let mut last = Instant::now();
         let stopping = std::process::Command::new("kill").args(["-STOP", &std::process::id().to_string()]).spawn();
         // Until time has passed us by. Then at once, before the process learns what happened meanwhile.
-        let mut last = Instant::now();
-        let mut now = last;
+        let mut now = Instant::now();
         while stopping.is_ok() && now.duration_since(last) < Duration::from_millis(100) {
             (last, now) = (now, Instant::now());
         }

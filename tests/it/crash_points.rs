@@ -99,6 +99,9 @@ async fn an_engine_that_stood_still_over_its_intent_mails_nobody_who_was_suppres
     system.sequence("welcome", &[("first", "0s"), ("second", "1s")]);
     let (code, _, err) = system.run(&["topology", "apply"]).await;
     assert_eq!(code, Some(0), "{err}");
+    // Long enough that the call is not given up for its lateness.
+    system.set("DRIPLINE_ESP__TIMEOUT", "60s");
+    system.set("DRIPLINE_ENGINE__ACK_WAIT", "90s");
     // Its arrival is the first commit, the intent the second.
     system.set("STOP_AT", "committed:2");
     let engine = system.start("engine").await;
@@ -107,6 +110,13 @@ async fn an_engine_that_stood_still_over_its_intent_mails_nobody_who_was_suppres
         system.log().contains("the process stands still here") && engine.stands_still()
     });
     stands_still.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
+    // Many others first, so that its memory takes a while to have her.
+    let others: String = (0..3_000).map(|number| format!("lead-{number}@example.com\n")).collect();
+    let file = system.dir().join("others.txt");
+    std::fs::write(&file, others).unwrap();
+    let import = ["suppression", "import", file.to_str().unwrap(), "--reason", "a list", "--by", "ann"];
+    let (code, _, err) = system.run(&import).await;
+    assert_eq!(code, Some(0), "{err}");
     let (code, _, err) =
         system.run(&["suppression", "add", "jane@example.com", "--reason", "asked by phone", "--by", "ann"]).await;
     assert_eq!(code, Some(0), "{err}");

@@ -68,3 +68,27 @@ fn a_200_of_which_nothing_came_is_found() {
         assert_eq!(kinds(&history), [Kind::Unheeded], "{cause:?}");
     }
 }
+
+/// The third email is intended at 3,090 and accepted at 3,100 in the history that is good.
+#[test]
+fn a_call_that_an_engine_was_writing_when_it_was_stopped_is_no_violation_but_a_later_one_is() {
+    let mut history = good();
+    let (intended, address) = (history.accepted[2].at - 10, JANE.to_owned());
+    history.suppressions.push(Suppression { address, cause: Cause::Operator, acknowledged: intended + 100 });
+    let stopped = |from| Done { from, to: from + 4_000, hinders: Some(Hindered::StoodStill), what: String::new() };
+    history.accepted[2].at = intended + 4_005;
+    let later: Vec<_> = history.journal.iter().map(|line| line.timestamp).collect();
+    for (line, at) in history.journal.iter_mut().zip(later) {
+        if at > intended {
+            line.timestamp = at + 4_000;
+        }
+    }
+    assert_eq!(kinds(&history), [Kind::AfterSuppression]);
+    history.deeds.push(stopped(intended + 1));
+    assert_eq!(kinds(&history), []);
+    // It was stopped before it meant to send, or long after it was to know.
+    for from in [intended - 1, intended + 1_200] {
+        *history.deeds.last_mut().unwrap() = stopped(from);
+        assert_eq!(kinds(&history), [Kind::AfterSuppression], "{from}");
+    }
+}

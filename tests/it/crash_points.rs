@@ -111,9 +111,9 @@ async fn an_engine_that_stood_still_over_its_intent_mails_nobody_who_was_suppres
     });
     stands_still.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
     // Many others first, so that its memory takes a while to have her.
-    let others: String = (0..3_000).map(|number| format!("lead-{number}@example.com\n")).collect();
+    let others: Vec<_> = (0..3_000).map(|number| format!("lead-{number}@example.com")).collect();
     let file = system.dir().join("others.txt");
-    std::fs::write(&file, others).unwrap();
+    std::fs::write(&file, others.join("\n")).unwrap();
     let import = ["suppression", "import", file.to_str().unwrap(), "--reason", "a list", "--by", "ann"];
     let (code, _, err) = system.run(&import).await;
     assert_eq!(code, Some(0), "{err}");

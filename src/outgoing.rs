@@ -21,7 +21,7 @@ pub(crate) async fn run(command: OutgoingCommand, config: &Config) -> anyhow::Re
         OutgoingCommand::Pause(which) => ("outgoing.pause", which, true),
         OutgoingCommand::Resume(which) => ("outgoing.resume", which, false),
     };
-    let answer = Control::connect(config).await?.change(verb, json!({"webhook": which.name}), &which.why).await?;
+    let answer = Control::connect(config).await?.change_once(verb, json!({"webhook": which.name}), &which.why).await?;
     print(&which.told(paused, answer["changed"] == true, "is told again what happens")?)?;
     Ok(ExitCode::SUCCESS)
 }

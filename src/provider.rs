@@ -35,7 +35,7 @@ pub(crate) async fn run(command: ProviderCommand, config: &Config) -> anyhow::Re
 
 async fn hold(control: &Control, which: &Hold, paused: bool) -> anyhow::Result<String> {
     let verb = if paused { "provider.pause" } else { "provider.resume" };
-    let answer = control.change(verb, json!({"provider": which.name}), &which.why).await?;
+    let answer = control.change_once(verb, json!({"provider": which.name}), &which.why).await?;
     which.told(paused, answer["changed"] == true, "is called again")
 }
 

@@ -113,7 +113,7 @@ async fn a_group_that_takes_longer_than_ack_wait_at_the_rate_is_not_delivered_ag
     system.sequence("welcome", &[("only", "0s")]);
     system.set("DRIPLINE_ESP__RATE", "3");
     system.set("DRIPLINE_ESP__TIMEOUT", "1s");
-    system.set("DRIPLINE_ENGINE__ACK_WAIT", "4s");
+    system.set("DRIPLINE_ENGINE__ACK_WAIT", &format!("{}s", ack_wait.as_secs()));
     let (code, _, err) = system.run(&["topology", "apply"]).await;
     assert_eq!(code, Some(0), "{err}");
     for number in 0..leads {

@@ -1,4 +1,6 @@
 //! Requests about sequences, providers and outgoing webhooks.
+use std::borrow::Borrow;
+
 use dripline_actors::ControlError;
 use dripline_actors::ports::{Control, Controlled, Sequences as _};
 use dripline_domain::{Operator, RequestId};
@@ -63,12 +65,9 @@ impl Desk {
         request: &RequestId,
     ) -> Result<Value, Problem> {
         let known: Vec<_> = self.parts.controller.providers().into_iter().map(|provider| provider.name).collect();
-        let is_held = self.parts.controls.paused(Controlled::Provider(name)).is_some();
-        if !is_held && !known.iter().any(|known| known == name) {
-            let message = format!("there is no provider `{name}`; there are: {}", known.join(", "));
-            return Err(Problem { status: 404, code: "no_such_provider", message });
-        }
-        let changed = self.hold(Controlled::Provider(name), paused, operator, request).await?;
+        let what = Controlled::Provider(name);
+        self.must_be_known(what, &known, || (format!("there is no provider `{name}`"), "no_such_provider"))?;
+        let changed = self.hold(what, paused, operator, request).await?;
         Ok(json!({"provider": name, "paused": paused, "changed": changed}))
     }
 
@@ -80,18 +79,29 @@ impl Desk {
         request: &RequestId,
     ) -> Result<Value, Problem> {
         let what = Controlled::OutgoingWebhook(name);
-        let known = &self.parts.webhooks;
-        if self.parts.controls.paused(what).is_none() && !known.iter().any(|known| known == name) {
-            let there_are = if known.is_empty() {
-                "none is configured".to_owned()
-            } else {
-                format!("there are: {}", known.join(", "))
-            };
-            let message = format!("there is no outgoing webhook `{name}`; {there_are}");
-            return Err(Problem { status: 404, code: "no_such_webhook", message });
-        }
+        let unknown = || (format!("there is no outgoing webhook `{name}`"), "no_such_webhook");
+        self.must_be_known(what, &self.parts.webhooks, unknown)?;
         let changed = self.hold(what, paused, operator, request).await?;
         Ok(json!({"webhook": name, "paused": paused, "changed": changed}))
+    }
+
+    /// One that is held back may be let go on, whatever became of it; another must be among these.
+    fn must_be_known(
+        &self,
+        what: Controlled<'_>,
+        known: &[impl Borrow<str>],
+        unknown: impl FnOnce() -> (String, &'static str),
+    ) -> Result<(), Problem> {
+        let (Controlled::Sequence(name) | Controlled::Provider(name) | Controlled::OutgoingWebhook(name)) = what;
+        if self.parts.controls.paused(what).is_some() || known.iter().any(|known| known.borrow() == name) {
+            return Ok(());
+        }
+        let (unknown, code) = unknown();
+        let there_are = match known {
+            [] => "none is configured".to_owned(),
+            known => format!("there are: {}", known.join(", ")),
+        };
+        Err(Problem { status: 404, code, message: format!("{unknown}; {there_are}") })
     }
 
     async fn hold(

@@ -69,7 +69,7 @@ fn a_200_of_which_nothing_came_is_found() {
     }
 }
 
-/// The third email is intended at 3,090 and accepted at 3,100 in the history that is good.
+/// In the history that is good the third email is accepted 10 ms after its intent.
 #[test]
 fn a_call_that_an_engine_was_writing_when_it_was_stopped_is_no_violation_but_a_later_one_is() {
     let mut history = good();

@@ -17,7 +17,7 @@ use crate::control::Controller;
 use crate::due::Due;
 use crate::feedback::FeedbackIntake;
 use crate::intake::Intake;
-use crate::leads::{LeadLimits, Leads, Services};
+use crate::leads::{LeadLimits, Leads, Newcomers, Services};
 use crate::limiter::{Rate, RateLimiter};
 use crate::metrics::{Metrics, starts};
 use crate::outgoing::{OutgoingActor, OutgoingArguments, Subscriber};
@@ -170,6 +170,7 @@ impl Engine {
             providers: providers.clone(),
             metrics: Arc::clone(&metrics),
             leads: leads.clone(),
+            newcomers: Newcomers::new(),
             no_sequence: Arc::new(Sequence::default()),
         });
         let intake = Arc::new(Intake {

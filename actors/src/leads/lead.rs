@@ -249,6 +249,7 @@ impl LeadState {
     async fn arrive(&mut self, arriving: Arriving, delivery: &Delivery) -> Result<Settle, Interruption> {
         let Arriving { arrival, lead_id, sequence } = arriving;
         let id = ArrivalId::new(delivery.sequence, delivery.published, delivery.message_id.as_deref());
+        self.meet(delivery).await?;
         let decided = loop {
             let suppression = self.suppression_at_arrival(&arrival.address, &lead_id).await?;
             let arrived = || Event::Arrived {
@@ -259,7 +260,7 @@ impl LeadState {
                 suppression: suppression.clone(),
             };
             match self.decide_once(arrived).await? {
-                Decided::Overtaken => {}
+                Decided::Overtaken => self.services.newcomers.saw(false),
                 decided @ (Decided::Nothing | Decided::Written | Decided::Send(_)) => break decided,
             }
         };
@@ -268,6 +269,20 @@ impl LeadState {
             self.set_timer_again().await?;
         }
         Ok(Settle::Ack)
+    }
+
+    /// Looks whether this lead is known; not where that would be in vain, as it is surely new.
+    async fn meet(&mut self, delivery: &Delivery) -> Result<(), StoreError> {
+        if !matches!(self.document, Document::Unread) {
+            return Ok(());
+        }
+        if delivery.deliveries == 1 && self.services.newcomers.are_the_rule() {
+            self.document.presume_none();
+            return Ok(());
+        }
+        let is_new = self.lead().await?.is_none();
+        self.services.newcomers.saw(is_new);
+        Ok(())
     }
 
     /// Asked once the document is there: who changes the list writes that down there, too, and so overtakes us.

@@ -2,6 +2,7 @@
 //! parks it after too many failures, and lets it go when it is idle.
 mod kept;
 mod lead;
+mod newcomers;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use dripline_domain::{
 };
 use kept::{KeptDocuments, Stored};
 use lead::{Arriving, LeadActor, LeadArguments, Ordered, Telling, Work};
+pub(crate) use newcomers::Newcomers;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
@@ -72,6 +74,7 @@ pub(crate) struct Services {
     pub(crate) providers: Providers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) leads: Leads,
+    pub(crate) newcomers: Newcomers,
     /// Stands in where an enrolment's sequence is gone: it has no steps.
     pub(crate) no_sequence: Arc<Sequence>,
 }

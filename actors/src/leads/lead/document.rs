@@ -33,6 +33,13 @@ impl Document {
         Ok(self.known())
     }
 
+    /// Takes a lead that was not read for one that has none: whoever knows better refuses the first write.
+    pub(super) fn presume_none(&mut self) {
+        if matches!(self, Self::Unread) {
+            *self = Self::Known { lead: None, revision: 0, stored: None };
+        }
+    }
+
     /// The lead as it stands now, whatever is known of it.
     pub(super) async fn read_anew(
         &mut self,

@@ -11,7 +11,7 @@ use crate::breaker::{Admission, Breaker, BreakerLimits, Change, Opened, Verdict}
 use crate::control::ProviderStatus;
 use crate::limiter::RateLimiter;
 use crate::metrics::ProviderMetrics;
-use crate::ports::{AfterLostAnswer, Clock, Control, Controlled, Controls, Esp, LookUp};
+use crate::ports::{AfterLostAnswer, Clock, Control, Controlled, Controls, Esp, LookUp, StoreError};
 use crate::pump::Room;
 use crate::slot::{NotRunning, Slot};
 
@@ -68,9 +68,9 @@ impl Place {
         self.provider.esp.name()
     }
 
-    /// Whether an operator has paused the provider meanwhile.
-    pub(crate) fn is_paused(&self) -> bool {
-        self.provider.paused().is_some()
+    /// Why an operator holds back the provider, if so.
+    pub(crate) async fn paused_now(&self) -> Result<Option<Control>, StoreError> {
+        self.provider.controls.paused_now(Controlled::Provider(self.provider.plain_name())).await
     }
 
     /// The call was made, and what it taught is known.

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::connect::Connections;
+use crate::freshness::Freshness;
 use crate::journal::publish_lines;
 use crate::store::{is_removed, newest};
 use crate::topology::{CONTROLS, CONTROLS_BUCKET, CONTROLS_BUCKET_SUBJECT};
@@ -28,8 +29,10 @@ const REQUESTS_KEPT: usize = 16;
 /// So often a change is tried that others write beside.
 const TRIES: u32 = 5;
 
-/// The bucket `controls`, kept in memory by a watcher. Without a connection, what was known last holds.
+/// The bucket `controls`, kept in memory by a watcher. Without a connection, what was known last holds; before an email, the
+/// bucket itself is asked then.
 pub struct JetStreamControls {
+    freshness: Freshness,
     context: Context,
     bucket: Store,
     /// The one behind the bucket.
@@ -52,7 +55,8 @@ impl JetStreamControls {
         let watcher =
             tokio::spawn(keep_watching(stream.clone(), Arc::clone(&known), connections.connected.clone(), looked))
                 .abort_handle();
-        let controls = Self { context, bucket, stream, known, watcher };
+        let freshness = Freshness::watch(&connections.general);
+        let controls = Self { freshness, context, bucket, stream, known, watcher };
         let first_look = tokio::time::timeout(FIRST_LOOK, first_look.wait_for(|looked| *looked)).await;
         first_look.map_err(unavailable)?.map_err(unavailable)?;
         Ok(controls)
@@ -149,6 +153,14 @@ impl Controls for JetStreamControls {
             return None;
         }
         known.get(&what.to_string()).cloned()
+    }
+
+    async fn paused_now(&self, what: Controlled<'_>) -> Result<Option<Control>, StoreError> {
+        if self.freshness.is_fresh() {
+            return Ok(self.paused(what));
+        }
+        let (stored, _) = self.newest(&what.to_string()).await?;
+        Ok(stored.map(|stored| stored.control).filter(|control| control.paused))
     }
 
     fn all_paused(&self) -> Vec<(String, Control)> {

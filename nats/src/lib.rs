@@ -11,6 +11,7 @@ mod controls;
 mod direct;
 mod feedback_door;
 mod figures;
+mod freshness;
 mod front_door;
 mod inbox;
 mod journal;

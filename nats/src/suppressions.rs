@@ -3,14 +3,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use async_nats::connection::State;
+use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
-use async_nats::{Client, HeaderMap};
 use async_trait::async_trait;
 use dripline_actors::ports::{Source, StoreError, Suppressions};
 use dripline_domain::{Address, LeadId, LeadIdKey, LeadKey, Suppression};
@@ -20,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::batch::is_wrong_last_sequence;
 use crate::connect::Connections;
+use crate::freshness::Freshness;
 use crate::inbox::timestamp;
 use crate::key_hash::key_hash;
 use crate::store::{is_removed, newest};
@@ -28,10 +28,10 @@ use crate::topology::SUPPRESSIONS_BUCKET_SUBJECT;
 /// The bucket `suppressions`, asked before each email at the cost of a look into memory.
 ///
 /// A watcher keeps a set of 64-bit hashes of the suppressed keys. An address that is not in it is free; one that is in
-/// it is read from the bucket, so that a shared hash costs a read and never an email. Without a connection, and until
-/// the watcher has caught up after one, every address is read from the bucket.
+/// it is read from the bucket, so that a shared hash costs a read and never an email. While the set may be of before
+/// ([`Freshness`]), and until the watcher has caught up after a lost connection, every address is read from the bucket.
 pub struct JetStreamSuppressions {
-    client: Client,
+    freshness: Freshness,
     bucket: SuppressionBucket,
     suppressed: Arc<Suppressed>,
     lead_ids: LeadIdKey,
@@ -75,7 +75,7 @@ impl JetStreamSuppressions {
             tokio::spawn(keep_watching(stream.clone(), Arc::clone(&suppressed), connections.connected.clone()))
                 .abort_handle();
         let bucket = SuppressionBucket::new(Connections::jetstream(&connections.general), stream);
-        Self { client: connections.general.clone(), bucket, suppressed, lead_ids, watcher }
+        Self { freshness: Freshness::watch(&connections.general), bucket, suppressed, lead_ids, watcher }
     }
 }
 
@@ -88,12 +88,12 @@ impl Drop for JetStreamSuppressions {
 #[async_trait]
 impl Suppressions for JetStreamSuppressions {
     async fn get(&self, key: &LeadKey, lead_id: &LeadId) -> Result<Suppression, StoreError> {
-        let connected = self.client.connection_state() == State::Connected;
-        if connected && self.suppressed.complete.load(Ordering::Acquire) && !self.suppressed.contains(key, lead_id) {
+        let holds = self.freshness.is_fresh() && self.suppressed.complete.load(Ordering::Acquire);
+        if holds && !self.suppressed.contains(key, lead_id) {
             return Ok(Suppression::default());
         }
-        let mut known = self.bucket.get(key.as_str()).await?;
-        known.merge(&self.bucket.get(&format!("{ANONYMOUS}{lead_id}")).await?);
+        let mut known = self.bucket.newest(key.as_str()).await?.0;
+        known.merge(&self.bucket.newest(&format!("{ANONYMOUS}{lead_id}")).await?.0);
         Ok(known)
     }
 

@@ -92,9 +92,9 @@ async fn a_crash_when_a_suppression_was_found_sends_nothing_afterwards() {
     assert_eq!(system.summary().await.accepted, 0);
 }
 
-/// It stands still as a paused machine does. What was said meanwhile, its memory does not have when it goes on.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_stood_still_over_its_intent_mails_nobody_who_was_suppressed_meanwhile() {
+/// An engine that stands still there, as a paused machine does, with a lead that it is about to mail. What was said
+/// meanwhile, its memory does not have when it goes on.
+async fn stands_still(at: &str) -> (System, Dripline) {
     let mut system = System::new("resend").await;
     system.sequence("welcome", &[("first", "0s"), ("second", "1s")]);
     let (code, _, err) = system.run(&["topology", "apply"]).await;
@@ -102,30 +102,65 @@ async fn an_engine_that_stood_still_over_its_intent_mails_nobody_who_was_suppres
     // Long enough that the call is not given up for its lateness.
     system.set("DRIPLINE_ESP__TIMEOUT", "60s");
     system.set("DRIPLINE_ENGINE__ACK_WAIT", "90s");
-    // Its arrival is the first commit, the intent the second.
-    system.set("STOP_AT", "committed:2");
+    system.set("STOP_AT", at);
     let engine = system.start("engine").await;
     system.publish("leads.new", &json!({"email": "jane@example.com"}).to_string()).await;
-    let stands_still = until("the engine stands still", async || {
+    let stands_still = until(format!("the engine stands still at {at}"), async || {
         system.log().contains("the process stands still here") && engine.stands_still()
     });
     stands_still.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
-    // Many others first, so that its memory takes a while to have her.
-    let others: Vec<_> = (0..3_000).map(|number| format!("lead-{number}@example.com")).collect();
-    let file = system.dir().join("others.txt");
-    std::fs::write(&file, others.join("\n")).unwrap();
-    let import = ["suppression", "import", file.to_str().unwrap(), "--reason", "a list", "--by", "ann"];
-    let (code, _, err) = system.run(&import).await;
-    assert_eq!(code, Some(0), "{err}");
-    let (code, _, err) =
-        system.run(&["suppression", "add", "jane@example.com", "--reason", "asked by phone", "--by", "ann"]).await;
-    assert_eq!(code, Some(0), "{err}");
-    // As long as its memory counts, and no longer.
+    (system, engine)
+}
+
+/// It goes on, as soon as its memory no longer counts.
+async fn goes_on(engine: &Dripline) {
     tokio::time::sleep(Duration::from_millis(500)).await;
     engine.signal("CONT").await.unwrap();
-    let jane = system.until_status("jane=40example.com", "SUPPRESSED").await;
-    let events: Vec<_> = jane["history"].as_array().unwrap().iter().map(|entry| &entry["event"]).collect();
-    assert_eq!(system.summary().await.accepted, 0, "{events:?}");
+}
+
+/// Before its intent, and after it: the arrival is the first commit, the intent the second.
+const ABOUT_TO_MAIL: [&str; 2] = ["permitted:1", "committed:2"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_stood_still_mails_nobody_who_was_suppressed_meanwhile() {
+    for at in ABOUT_TO_MAIL {
+        let (system, engine) = stands_still(at).await;
+        // Many others first, so that its memory takes a while to have her.
+        let others: Vec<_> = (0..3_000).map(|number| format!("lead-{number}@example.com")).collect();
+        let file = system.dir().join("others.txt");
+        std::fs::write(&file, others.join("\n")).unwrap();
+        let import = ["suppression", "import", file.to_str().unwrap(), "--reason", "a list", "--by", "ann"];
+        let (code, _, err) = system.run(&import).await;
+        assert_eq!(code, Some(0), "{err}");
+        let add = ["suppression", "add", "jane@example.com", "--reason", "asked by phone", "--by", "ann"];
+        let (code, _, err) = system.run(&add).await;
+        assert_eq!(code, Some(0), "{err}");
+        goes_on(&engine).await;
+        let jane = system.until_status("jane=40example.com", "SUPPRESSED").await;
+        assert_eq!(system.summary().await.accepted, 0, "{at}: {jane:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_stood_still_sends_nothing_of_what_was_paused_meanwhile() {
+    for (at, paused) in ABOUT_TO_MAIL.into_iter().zip(["sequence.welcome", "provider.resend"]) {
+        let (system, engine) = stands_still(at).await;
+        let bucket = async_nats::jetstream::new(async_nats::connect(system.server.url()).await.unwrap());
+        // Many others first, as above.
+        for what in (0..1_000).map(|number| format!("sequence.other-{number}")).chain([paused.to_owned()]) {
+            bucket.publish(format!("$KV.controls.{what}"), "wait".into()).await.unwrap().await.unwrap();
+        }
+        goes_on(&engine).await;
+        let not_called = until(format!("{at}: it finds that {paused} is paused"), async || {
+            let jane = system.document("jane=40example.com").await;
+            jane.is_some_and(|jane| jane["history"].to_string().contains("is paused: wait"))
+        });
+        not_called.await.unwrap_or_else(|error| panic!("{error}\n{}", system.log()));
+        assert_eq!(system.summary().await.accepted, 0, "{at}");
+        system.server.cli(["kv", "del", "controls", paused, "--force"]).await.unwrap();
+        system.until_status("jane=40example.com", "COMPLETED").await;
+        assert_eq!(system.steps_of("jane@example.com").await, STEPS, "{at}");
+    }
 }
 
 /// The arrival is the first commit, intent and outcome of the first email the second and third, the no the fourth.

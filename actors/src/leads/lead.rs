@@ -48,9 +48,6 @@ const WAIT_OUT: Duration = Duration::from_millis(500);
 const LOOK_FIRST: Duration = Duration::from_secs(10);
 const LOOK_LAST: Duration = Duration::from_mins(10);
 
-/// An intent that took longer may be the one of a process that stood still, and its memory of who must not be mailed with it.
-const MEMORY_HOLDS: Duration = Duration::from_millis(500);
-
 /// So often the record of an answer is tried, a second apart, before it is given up as in doubt.
 const RECORD_TRIES: u32 = 60;
 
@@ -423,9 +420,9 @@ impl LeadState {
         // at the last moment, and so are pauses.
         let place = services.providers.place().await?;
         let Some(place) = self.permit(place, &lead_id, transactional).await? else { return Ok(()) };
-        if place.is_paused() || services.controls.paused(Controlled::Sequence(&sequence.name)).is_some() {
-            // Looked at again, as if it came now.
-            return Ok(());
+        if services.held_back(&place, &sequence.name).await?.is_some() {
+            // It comes again, and by then it is known without a question.
+            return Err(Interruption::Later(services.clock.now().plus(AWAY)));
         }
         crash_point("permitted");
         // Not before: who waits for a permit would only fill the memory with an email.
@@ -443,9 +440,9 @@ impl LeadState {
         };
         let Decided::Send(attempt) = self.decide_step(id, &begin).await? else { return Ok(()) };
         services.metrics.scheduler_lag.record(services.clock.now().since(due.unwrap_or(attempt.started_at)));
-        // 6: the call. The intent's commit may have taken long: whoever said no meanwhile is not called.
+        // 6: the call. The intent's commit may have taken long: whoever said no meanwhile, and what is paused, is not called.
         let (send_key, number) = (email.send_key.clone(), attempt.number);
-        if let Some(why_not) = self.says_no(&email.to, &lead_id, transactional, attempt.started_at).await {
+        if let Some(why_not) = self.why_not(&lead_id, transactional, &place, &sequence.name).await {
             let outcome = Outcome::Transient { reason: format!("not called: {why_not}") };
             return self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await;
         }
@@ -484,31 +481,28 @@ impl LeadState {
         Ok(None)
     }
 
-    /// Why a call whose intent, of this time, is on disk must not be made, if so; a suppression is written down.
-    async fn says_no(
+    /// Why a call whose intent is on disk must not be made, if so; a suppression is written down.
+    async fn why_not(
         &mut self,
-        address: &Address,
         lead_id: &LeadId,
         transactional: bool,
-        intended: Timestamp,
+        place: &Place,
+        sequence: &str,
     ) -> Option<String> {
         let services = Arc::clone(&self.services);
-        let known = if self.now().since(intended) < MEMORY_HOLDS {
-            services.suppressions.get(&self.key, lead_id).await
-        } else {
-            services.suppressions.read(address).await
-        };
-        let known = match known {
+        let known = match services.suppressions.get(&self.key, lead_id).await {
             Ok(known) => known,
             Err(error) => return Some(Chain(&error).to_string()),
         };
-        let reason = known.in_force(transactional)?.1.reason.clone();
+        let Some((_, mark)) = known.in_force(transactional) else {
+            return services.held_back(place, sequence).await.unwrap_or_else(|error| Some(Chain(&error).to_string()));
+        };
         if let Err(error) = self.decide_once(|| Event::Suppressed(known.clone())).await {
             // The next step finds it again.
             tracing::warn!(lead_id = self.lead_id(), error = %Chain(&error), "a suppression could not be written down");
             self.document = Document::Unread;
         }
-        Some(reason)
+        Some(mark.reason.clone())
     }
 
     /// Writes down an answer. It is all we have, so an absence of the store is waited out for a while.
@@ -674,6 +668,18 @@ impl LeadState {
 impl Services {
     fn context(&self) -> Context {
         Context { now: self.clock.now(), random: rand::random(), retry: self.retry, doubt: self.doubt }
+    }
+
+    /// Why an operator holds back this provider or this sequence, if so.
+    async fn held_back(&self, place: &Place, sequence: &str) -> Result<Option<String>, StoreError> {
+        let (what, control) = match place.paused_now().await? {
+            Some(control) => (place.provider(), control),
+            None => match self.controls.paused_now(Controlled::Sequence(sequence)).await? {
+                Some(control) => (sequence, control),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(format!("{what} is paused: {}", control.reason)))
     }
 
     async fn sequence_of(&self, enrolment: &Enrolment) -> Result<Option<Arc<Sequence>>, StoreError> {

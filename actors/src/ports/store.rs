@@ -90,8 +90,8 @@ pub struct TimerError(#[source] pub Source);
 /// Who must not be mailed.
 #[async_trait]
 pub trait Suppressions: Send + Sync + 'static {
-    /// What is known against the address of this lead, asked before each email: a change by another process is seen within
-    /// moments.
+    /// What is known against the address of this lead, asked before each email: a look into memory, while it can be trusted. A
+    /// change by another process is seen within moments.
     async fn get(&self, key: &LeadKey, lead_id: &LeadId) -> Result<Suppression, StoreError>;
     /// The same, as it stands at this moment.
     async fn read(&self, address: &Address) -> Result<Suppression, StoreError>;
@@ -175,6 +175,8 @@ pub struct Control {
 pub trait Controls: Send + Sync + 'static {
     /// Why this is held back, if it is: a look into memory. A change is here shortly after it is on disk.
     fn paused(&self, what: Controlled<'_>) -> Option<Control>;
+    /// The same, asked before each email: of the bucket itself while memory cannot be trusted, as after the process stood still.
+    async fn paused_now(&self, what: Controlled<'_>) -> Result<Option<Control>, StoreError>;
     /// All that is held back, as the bucket names it.
     fn all_paused(&self) -> Vec<(String, Control)>;
     /// Holds it back, or lets it go on; whether that changed anything. In the journal, then on disk when it returns. A

@@ -76,6 +76,9 @@ impl LeadState {
                     return unresolved(evidence(), false);
                 };
                 let Some(place) = self.permit(place?, lead_id, transactional).await? else { return Ok(None) };
+                if let Some(why) = services.held_back(&place, &email.sequence).await? {
+                    return unresolved(format!("asking is sending once more, and {why}"), true);
+                }
                 // The same call with the same key: mailed once, whichever of the two came first.
                 let call_by = services.clock.now().plus(services.call_within);
                 match services.providers.send(email, call_by, place).await? {

@@ -50,12 +50,11 @@ impl JetStreamControls {
         let context = Connections::jetstream(&connections.general);
         let bucket = context.get_key_value(CONTROLS).await.map_err(unavailable)?;
         let stream = context.get_stream_no_info(CONTROLS_BUCKET).await.map_err(unavailable)?;
-        let known = Arc::default();
+        let (known, freshness) = (Arc::default(), Freshness::new());
         let (looked, mut first_look) = watch::channel(false);
-        let watcher =
-            tokio::spawn(keep_watching(stream.clone(), Arc::clone(&known), connections.connected.clone(), looked))
-                .abort_handle();
-        let freshness = Freshness::watch(&connections.general);
+        let watching =
+            Watching { stream: stream.clone(), known: Arc::clone(&known), freshness: freshness.clone(), looked };
+        let watcher = tokio::spawn(watching.keep_on(connections.connected.clone())).abort_handle();
         let controls = Self { freshness, context, bucket, stream, known, watcher };
         let first_look = tokio::time::timeout(FIRST_LOOK, first_look.wait_for(|looked| *looked)).await;
         first_look.map_err(unavailable)?.map_err(unavailable)?;
@@ -156,8 +155,9 @@ impl Controls for JetStreamControls {
     }
 
     async fn paused_now(&self, what: Controlled<'_>) -> Result<Option<Control>, StoreError> {
+        let known = self.paused(what);
         if self.freshness.is_fresh() {
-            return Ok(self.paused(what));
+            return Ok(known);
         }
         let (stored, _) = self.newest(&what.to_string()).await?;
         Ok(stored.map(|stored| stored.control).filter(|control| control.paused))
@@ -216,56 +216,67 @@ fn control(key: &str, value: &[u8]) -> Control {
     })
 }
 
-async fn keep_watching(
+/// The watcher.
+struct Watching {
     stream: Stream<()>,
     known: Arc<RwLock<HashMap<String, Control>>>,
-    mut connected: watch::Receiver<u64>,
+    freshness: Freshness,
     looked: watch::Sender<bool>,
-) {
-    connected.mark_unchanged();
-    loop {
-        let ended = tokio::select! {
-            ended = watch_bucket(&stream, &known, &looked) => ended,
-            // What changed while the connection was away has not been seen.
-            Ok(()) = connected.changed() => continue,
-        };
-        if let Err(error) = ended {
-            tracing::warn!(%error, "the bucket `controls` cannot be watched; what was known last holds");
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
 }
 
-async fn watch_bucket(
-    stream: &Stream<()>,
-    known: &RwLock<HashMap<String, Control>>,
-    looked: &watch::Sender<bool>,
-) -> Result<(), Source> {
-    let consumer = stream
-        .create_consumer(OrderedConfig {
-            filter_subject: format!("{CONTROLS_BUCKET_SUBJECT}>"),
-            deliver_policy: DeliverPolicy::LastPerSubject,
-            ..OrderedConfig::default()
-        })
-        .await?;
-    let mut to_come = consumer.cached_info().num_pending;
-    // What is held back stays so until all of the bucket is read.
-    let mut paused = HashMap::new();
-    let mut messages = consumer.messages().await?;
-    loop {
-        if to_come == 0 {
-            known.write().unwrap_or_else(PoisonError::into_inner).clone_from(&paused);
-            looked.send_replace(true);
+impl Watching {
+    async fn keep_on(self, mut connected: watch::Receiver<u64>) {
+        connected.mark_unchanged();
+        loop {
+            let ended = tokio::select! {
+                ended = self.watch() => ended,
+                Err(error) = self.freshness.keep_asking(&self.stream) => Err(error),
+                // What changed while the connection was away has not been seen.
+                Ok(()) = connected.changed() => {
+                    self.freshness.lost();
+                    continue;
+                }
+            };
+            self.freshness.lost();
+            if let Err(error) = ended {
+                tracing::warn!(%error, "the bucket `controls` cannot be watched; what was known last holds");
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        let Some(message) = messages.next().await else { return Ok(()) };
-        let message = message?;
-        to_come = to_come.saturating_sub(1);
-        let Some(key) = message.subject.strip_prefix(CONTROLS_BUCKET_SUBJECT) else { continue };
-        let removed = is_removed(message.headers.as_ref());
-        let control = (!removed).then(|| control(key, &message.payload)).filter(|control| control.paused);
-        match control {
-            Some(control) => paused.insert(key.to_owned(), control),
-            None => paused.remove(key),
-        };
+    }
+
+    async fn watch(&self) -> Result<(), Source> {
+        let before = self.stream.get_info().await?.state.last_sequence;
+        let consumer = self
+            .stream
+            .create_consumer(OrderedConfig {
+                filter_subject: format!("{CONTROLS_BUCKET_SUBJECT}>"),
+                deliver_policy: DeliverPolicy::LastPerSubject,
+                ..OrderedConfig::default()
+            })
+            .await?;
+        let (mut caught_up, mut seen) = (consumer.cached_info().num_pending == 0, before);
+        // What is held back stays so until all of the bucket is read.
+        let mut paused = HashMap::new();
+        let mut messages = consumer.messages().await?;
+        loop {
+            if caught_up {
+                self.known.write().unwrap_or_else(PoisonError::into_inner).clone_from(&paused);
+                self.looked.send_replace(true);
+                self.freshness.saw(seen);
+            }
+            let Some(message) = messages.next().await else { return Ok(()) };
+            let message = message?;
+            let info = message.info()?;
+            seen = seen.max(info.stream_sequence);
+            caught_up |= info.pending == 0;
+            let Some(key) = message.subject.strip_prefix(CONTROLS_BUCKET_SUBJECT) else { continue };
+            let removed = is_removed(message.headers.as_ref());
+            let control = (!removed).then(|| control(key, &message.payload)).filter(|control| control.paused);
+            match control {
+                Some(control) => paused.insert(key.to_owned(), control),
+                None => paused.remove(key),
+            };
+        }
     }
 }

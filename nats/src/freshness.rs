@@ -1,141 +1,84 @@
-//! Whether what the server has told this process is of now.
+//! Whether what a watcher has seen of a bucket is all there is.
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
-use futures_util::StreamExt;
-use tokio::task::AbortHandle;
+use async_nats::jetstream::stream::Stream;
+use dripline_actors::ports::Source;
+use tokio::sync::watch;
 
-/// So often the server is asked for an echo.
+/// Between two questions.
 const EVERY: Duration = Duration::from_millis(100);
-/// What was heard longer ago may be of before. Also how long a process may stand still unnoticed.
+/// What was all there is longer ago may no longer be. Also how long a process may stand still unnoticed.
 const HOLDS: Duration = Duration::from_millis(500);
-/// After a silence the watchers of buckets may be behind for so long: their pulls may have ended meanwhile.
-const CATCHES_UP: Duration = Duration::from_secs(2);
+/// A watcher that is behind for so long sees nothing any more: its consumer was on a server that died, for example. The
+/// client itself would take a minute to find out.
+const BEHIND: Duration = Duration::from_secs(3);
 
 /// Whether a watcher's memory of a bucket can be trusted at this moment.
 ///
-/// A process that stood still (SIGSTOP, a paused machine) or has lost its connection remembers what was true before, and does
-/// not know it. So it sends itself a word by way of the server, ten times a second: while the words come back, the server's
-/// other messages do, too.
+/// A process that stood still (SIGSTOP, a paused machine) or has lost its connection, or whose watcher is served by nobody any
+/// more, remembers what was true before, and does not know it. So the stream's leader is asked ten times a second for the
+/// bucket's last sequence, and memory counts from the question on, once the watcher has seen that.
+#[derive(Clone)]
 pub(crate) struct Freshness {
-    echo: Arc<Echo>,
-    listener: AbortHandle,
+    began: Instant,
+    /// When the newest question was asked that the watcher has caught up with, in milliseconds since `began`; 0 for none.
+    asked: Arc<AtomicU64>,
+    /// None until the watcher has caught up with what was there when it began.
+    seen: Arc<watch::Sender<Option<u64>>>,
 }
 
 impl Freshness {
-    /// Starts to listen on this connection.
-    pub(crate) fn watch(client: &Client) -> Self {
-        let echo = Arc::new(Echo::new());
-        let (client, heard) = (client.clone(), Arc::clone(&echo));
-        let listener = tokio::spawn(async move {
-            loop {
-                let Err(error) = listen(&client, &heard).await;
-                tracing::warn!(%error, "no echo of the server; buckets are read one by one");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        });
-        Self { echo, listener: listener.abort_handle() }
+    pub(crate) fn new() -> Self {
+        Self { began: Instant::now(), asked: Arc::default(), seen: Arc::new(watch::Sender::new(None)) }
     }
 
-    /// Whether memory can be trusted now.
+    /// Whether memory can be trusted now. To be asked once memory was looked at: the watcher may begin anew meanwhile.
     pub(crate) fn is_fresh(&self) -> bool {
-        self.echo.is_fresh(self.echo.now())
+        let asked = self.asked.load(Ordering::Acquire);
+        asked > 0 && self.now() <= asked + millis(HOLDS)
     }
-}
 
-impl Drop for Freshness {
-    fn drop(&mut self) {
-        self.listener.abort();
+    /// The watcher has seen all of the bucket up to this sequence.
+    pub(crate) fn saw(&self, sequence: u64) {
+        self.seen.send_replace(Some(sequence));
     }
-}
 
-async fn listen(client: &Client, echo: &Echo) -> Result<Infallible, Box<dyn std::error::Error + Send + Sync>> {
-    let subject = client.new_inbox();
-    let mut words = client.subscribe(subject.clone()).await?;
-    let mut every = tokio::time::interval(EVERY);
-    loop {
-        tokio::select! {
-            _ = every.tick() => client.publish(subject.clone(), echo.now().to_string().into()).await?,
-            word = words.next() => {
-                let word = word.ok_or("the subscription ended")?;
-                echo.heard(std::str::from_utf8(&word.payload)?.parse()?, echo.now());
-            }
+    /// The watcher begins anew. Before it forgets anything.
+    pub(crate) fn lost(&self) {
+        self.asked.store(0, Ordering::Release);
+        self.seen.send_replace(None);
+    }
+
+    /// Asks as long as the watcher keeps up.
+    ///
+    /// # Errors
+    /// It does not, and should begin anew.
+    pub(crate) async fn keep_asking(&self, stream: &Stream<()>) -> Result<Infallible, Source> {
+        let mut seen = self.seen.subscribe();
+        // To catch up takes as long as the bucket is large.
+        seen.wait_for(Option::is_some).await?;
+        let mut every = tokio::time::interval(EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            let asked = self.now().max(1);
+            // No answer: memory ages meanwhile.
+            let Ok(info) = stream.get_info().await else { continue };
+            let last = info.state.last_sequence;
+            let caught_up = tokio::time::timeout(BEHIND, seen.wait_for(|seen| *seen >= Some(last))).await;
+            caught_up.map_err(|_| format!("the watcher does not see what is in the bucket, up to {last}"))??;
+            self.asked.store(asked, Ordering::Release);
         }
-    }
-}
-
-/// Times in milliseconds since its beginning.
-struct Echo {
-    began: Instant,
-    /// When the newest word that came back was sent.
-    sent: AtomicU64,
-    /// From then on memory is trusted again.
-    trusted_from: AtomicU64,
-}
-
-impl Echo {
-    fn new() -> Self {
-        Self { began: Instant::now(), sent: AtomicU64::new(0), trusted_from: AtomicU64::new(0) }
     }
 
     fn now(&self) -> u64 {
         millis(self.began.elapsed())
     }
-
-    fn heard(&self, sent: u64, now: u64) {
-        if self.is_silent(now) {
-            let silent_ms = now - self.sent.load(Ordering::Acquire);
-            tracing::info!(
-                silent_ms,
-                "this process stood still, or the server did; for a moment buckets are read one by one"
-            );
-            self.trusted_from.store(now + millis(CATCHES_UP), Ordering::Release);
-        }
-        self.sent.fetch_max(sent, Ordering::AcqRel);
-    }
-
-    fn is_silent(&self, now: u64) -> bool {
-        now > self.sent.load(Ordering::Acquire) + millis(HOLDS)
-    }
-
-    fn is_fresh(&self, now: u64) -> bool {
-        // In this order: the end of a silence is seen together with what it brings.
-        !self.is_silent(now) && now >= self.trusted_from.load(Ordering::Acquire)
-    }
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_trusted_while_words_come_back() {
-        let echo = Echo::new();
-        assert!(echo.is_fresh(400));
-        echo.heard(390, 401);
-        assert!(echo.is_fresh(890));
-        assert!(!echo.is_fresh(891), "nothing was heard for too long");
-    }
-
-    #[test]
-    fn after_a_silence_it_is_trusted_once_the_watchers_have_caught_up() {
-        let echo = Echo::new();
-        // The words of a lost connection come all at once when it is back.
-        for sent in (100..=3_000).step_by(100) {
-            echo.heard(sent, 3_005);
-        }
-        assert!(!echo.is_fresh(3_006));
-        for now in (3_100..=5_100).step_by(100) {
-            echo.heard(now - 1, now);
-        }
-        assert!(!echo.is_fresh(5_004));
-        assert!(echo.is_fresh(5_005));
-    }
 }

@@ -148,6 +148,8 @@ impl SequenceBook {
             .create_consumer(OrderedConfig {
                 filter_subject: current_subject("*"),
                 deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *last + 1 },
+                // So that it is soon missed on a server that died: a heartbeat each half of it.
+                max_expires: Duration::from_secs(5),
                 ..OrderedConfig::default()
             })
             .await

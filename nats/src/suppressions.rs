@@ -1,5 +1,4 @@
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -31,7 +30,6 @@ use crate::topology::SUPPRESSIONS_BUCKET_SUBJECT;
 /// it is read from the bucket, so that a shared hash costs a read and never an email. While the set may be of before
 /// ([`Freshness`]), and until the watcher has caught up after a lost connection, every address is read from the bucket.
 pub struct JetStreamSuppressions {
-    freshness: Freshness,
     bucket: SuppressionBucket,
     suppressed: Arc<Suppressed>,
     lead_ids: LeadIdKey,
@@ -47,10 +45,9 @@ pub(crate) fn anonymous_key(lead_ids: &LeadIdKey, address: &Address) -> String {
 /// Before the lead id in the key of an erased lead.
 pub(crate) const ANONYMOUS: &str = "id.";
 
-#[derive(Default)]
 struct Suppressed {
     hashes: RwLock<Hashes>,
-    complete: AtomicBool,
+    freshness: Freshness,
 }
 
 /// Of all keys of the bucket.
@@ -70,12 +67,12 @@ pub(crate) struct SuppressionBucket {
 impl JetStreamSuppressions {
     /// Over the stream behind the bucket; starts the watcher. `lead_ids` find what is known of erased leads.
     pub fn watch(connections: &Connections, stream: Stream<()>, lead_ids: LeadIdKey) -> Self {
-        let suppressed = Arc::new(Suppressed::default());
+        let suppressed = Arc::new(Suppressed::new());
         let watcher =
             tokio::spawn(keep_watching(stream.clone(), Arc::clone(&suppressed), connections.connected.clone()))
                 .abort_handle();
         let bucket = SuppressionBucket::new(Connections::jetstream(&connections.general), stream);
-        Self { freshness: Freshness::watch(&connections.general), bucket, suppressed, lead_ids, watcher }
+        Self { bucket, suppressed, lead_ids, watcher }
     }
 }
 
@@ -88,8 +85,7 @@ impl Drop for JetStreamSuppressions {
 #[async_trait]
 impl Suppressions for JetStreamSuppressions {
     async fn get(&self, key: &LeadKey, lead_id: &LeadId) -> Result<Suppression, StoreError> {
-        let holds = self.freshness.is_fresh() && self.suppressed.complete.load(Ordering::Acquire);
-        if holds && !self.suppressed.contains(key, lead_id) {
+        if !self.suppressed.may_contain(key, lead_id) {
             return Ok(Suppression::default());
         }
         let mut known = self.bucket.newest(key.as_str()).await?.0;
@@ -194,9 +190,15 @@ fn entry(message: &StreamMessage) -> Suppression {
 }
 
 impl Suppressed {
-    fn contains(&self, key: &LeadKey, lead_id: &LeadId) -> bool {
+    fn new() -> Self {
+        Self { hashes: RwLock::default(), freshness: Freshness::new() }
+    }
+
+    fn may_contain(&self, key: &LeadKey, lead_id: &LeadId) -> bool {
         let hashes = self.hashes.read().unwrap_or_else(PoisonError::into_inner);
-        hashes.keys.contains(&key_hash(key.as_str())) || hashes.lead_ids.contains(&key_hash(lead_id.as_str()))
+        hashes.keys.contains(&key_hash(key.as_str()))
+            || hashes.lead_ids.contains(&key_hash(lead_id.as_str()))
+            || !self.freshness.is_fresh()
     }
 
     fn set(&self, key: &str, suppressed: bool) {
@@ -213,7 +215,7 @@ impl Suppressed {
     }
 
     fn start_again(&self) {
-        self.complete.store(false, Ordering::Release);
+        self.freshness.lost();
         *self.hashes.write().unwrap_or_else(PoisonError::into_inner) = Hashes::default();
     }
 }
@@ -223,6 +225,7 @@ async fn keep_watching(stream: Stream<()>, suppressed: Arc<Suppressed>, mut conn
     loop {
         let ended = tokio::select! {
             ended = watch_bucket(&stream, &suppressed) => ended,
+            Err(error) = suppressed.freshness.keep_asking(&stream) => Err(error),
             // What changed while the connection was away has not been seen.
             Ok(()) = connected.changed() => Ok(()),
         };
@@ -234,10 +237,8 @@ async fn keep_watching(stream: Stream<()>, suppressed: Arc<Suppressed>, mut conn
     }
 }
 
-async fn watch_bucket(
-    stream: &Stream<()>,
-    suppressed: &Suppressed,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn watch_bucket(stream: &Stream<()>, suppressed: &Suppressed) -> Result<(), Source> {
+    let before = stream.get_info().await?.state.last_sequence;
     let consumer = stream
         .create_consumer(OrderedConfig {
             filter_subject: format!("{SUPPRESSIONS_BUCKET_SUBJECT}>"),
@@ -246,19 +247,19 @@ async fn watch_bucket(
             ..OrderedConfig::default()
         })
         .await?;
-    let mut to_come = consumer.cached_info().num_pending;
-    suppressed.complete.store(to_come == 0, Ordering::Release);
+    let (mut caught_up, mut seen) = (consumer.cached_info().num_pending == 0, before);
     let mut messages = consumer.messages().await?;
-    while let Some(message) = messages.next().await {
-        let message = message?;
-        let removed = is_removed(message.headers.as_ref());
-        if let Some(key) = message.subject.strip_prefix(SUPPRESSIONS_BUCKET_SUBJECT) {
-            suppressed.set(key, !removed);
+    loop {
+        if caught_up {
+            suppressed.freshness.saw(seen);
         }
-        to_come = to_come.saturating_sub(1);
-        if to_come == 0 {
-            suppressed.complete.store(true, Ordering::Release);
+        let Some(message) = messages.next().await else { return Ok(()) };
+        let message = message?;
+        let info = message.info()?;
+        seen = seen.max(info.stream_sequence);
+        caught_up |= info.pending == 0;
+        if let Some(key) = message.subject.strip_prefix(SUPPRESSIONS_BUCKET_SUBJECT) {
+            suppressed.set(key, !is_removed(message.headers.as_ref()));
         }
     }
-    Ok(())
 }

@@ -5,6 +5,7 @@
 mod alerts;
 mod bad_input;
 mod canary;
+mod cluster;
 mod command_line;
 mod control;
 mod crash;

@@ -1,6 +1,6 @@
 //! The engine: starts the actor tree, watches over it, and stops it without losing what is under way.
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dripline_domain::{CountingRules, DoubtPolicy, LeadIdKey, RetryPolicy, Sanitiser, Sequence, SoftBouncePolicy};
 use ractor::{ActorCell, ActorRef, SpawnErr};
@@ -205,6 +205,7 @@ impl Engine {
             child(name("presence"), {
                 let arguments = PresenceArguments {
                     owner: settings.owner.clone(),
+                    started: Instant::now(),
                     presence: Arc::clone(&ports.presence),
                     limiter,
                     clock: Arc::clone(&ports.clock),

@@ -1,5 +1,6 @@
 //! What the actors need of the world, as traits. `nats` and `esp` implement them; tests may too.
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dripline_domain::Timestamp;
@@ -57,6 +58,8 @@ pub trait Presence: Send + Sync + 'static {
 pub struct Beat {
     /// Names the process.
     pub owner: String,
+    /// When it began to say so, since it started: it knows its own words again.
+    pub uptime: Duration,
     /// No email leaves before this: a provider asked for a pause.
     pub paused_until: Option<Timestamp>,
 }

@@ -34,7 +34,7 @@ const GONE: Duration = Duration::from_secs(5);
 struct Members {
     /// When each of the others was last seen.
     others: HashMap<String, Instant>,
-    /// When the latest announcement that is on the server was begun.
+    /// When the latest announcement was begun that came back to us: the others can see it, and we can see theirs.
     announced: Option<Instant>,
     /// Since when the announcements follow each other without a gap.
     since: Option<Instant>,
@@ -73,9 +73,7 @@ impl Members {
 pub(crate) enum Message {
     /// Announce ourselves.
     Beat,
-    /// An announcement that was begun then is on the server.
-    Announced(Instant),
-    /// Another process announced itself.
+    /// A process announced itself: another, or this one.
     Seen(Beat),
     /// Another process has left.
     Left(String),
@@ -88,6 +86,8 @@ pub(crate) struct PresenceActor;
 #[derive(Clone)]
 pub(crate) struct PresenceArguments {
     pub(crate) owner: String,
+    /// Of this process: its announcements are dated by it.
+    pub(crate) started: Instant,
     pub(crate) presence: Arc<dyn Presence>,
     pub(crate) limiter: RateLimiter,
     pub(crate) clock: Arc<dyn Clock>,
@@ -121,27 +121,23 @@ impl Actor for PresenceActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<Message>,
+        _myself: ActorRef<Message>,
         message: Message,
         PresenceState { arguments, members, .. }: &mut PresenceState,
     ) -> Result<(), ActorProcessingErr> {
-        let PresenceArguments { owner, presence, limiter, clock, metrics, is_first } = arguments;
+        let PresenceArguments { owner, started, presence, limiter, clock, metrics, is_first } = arguments;
         match message {
             Message::Beat => {
-                let beat = Beat { owner: owner.clone(), paused_until: limiter.paused(clock.now()) };
+                let (owner, uptime) = (owner.clone(), started.elapsed());
+                let beat = Beat { owner, uptime, paused_until: limiter.paused(clock.now()) };
                 let presence = Arc::clone(presence);
                 tokio::spawn(async move {
-                    let began = Instant::now();
-                    match presence.announce(&beat).await {
-                        // Fails only when the actor is being restarted.
-                        Ok(()) => drop(myself.cast(Message::Announced(began))),
-                        Err(error) => {
-                            tracing::debug!(error = %Chain(&error), "this process could not announce itself");
-                        }
+                    if let Err(error) = presence.announce(&beat).await {
+                        tracing::debug!(error = %Chain(&error), "this process could not announce itself");
                     }
                 });
             }
-            Message::Announced(began) => members.announced(began, Instant::now()),
+            Message::Seen(beat) if beat.owner == *owner => members.announced(*started + beat.uptime, Instant::now()),
             Message::Seen(beat) => {
                 if let Some(until) = beat.paused_until.filter(|until| Some(*until) > limiter.paused(clock.now())) {
                     limiter.pause(until);
@@ -171,14 +167,14 @@ impl Actor for PresenceActor {
     }
 }
 
-/// Tells the actor of every announcement, as long as it lives.
+/// Tells the actor of every announcement, as long as it lives. Where not even our own come back, nobody serves the watcher any
+/// more, as when its server died.
 async fn follow(arguments: PresenceArguments, actor: ActorRef<Message>) {
     loop {
         match arguments.presence.watch().await {
             Ok(mut beats) => {
-                while let Some(sign) = beats.next().await {
+                while let Ok(Some(sign)) = tokio::time::timeout(SILENT, beats.next()).await {
                     let told = match sign {
-                        Ok(Ok(beat)) if beat.owner == arguments.owner => continue,
                         Ok(Ok(beat)) => Message::Seen(beat),
                         Ok(Err(left)) => Message::Left(left),
                         Err(error) => {

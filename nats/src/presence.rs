@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use async_nats::jetstream::kv::{Operation, Store};
 use async_trait::async_trait;
 use dripline_actors::ports::{Beat, Presence, StoreError};
@@ -12,9 +14,11 @@ pub struct JetStreamPresence {
     bucket: Store,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Value {
+    #[serde(default)]
+    uptime_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused_until: Option<Timestamp>,
 }
@@ -29,7 +33,8 @@ impl JetStreamPresence {
 #[async_trait]
 impl Presence for JetStreamPresence {
     async fn announce(&self, beat: &Beat) -> Result<(), StoreError> {
-        let value = serde_json::to_vec(&Value { paused_until: beat.paused_until }).map_err(unavailable)?;
+        let uptime_ms = u64::try_from(beat.uptime.as_millis()).unwrap_or(u64::MAX);
+        let value = serde_json::to_vec(&Value { uptime_ms, paused_until: beat.paused_until }).map_err(unavailable)?;
         self.bucket.put(&beat.owner, value.into()).await.map(drop).map_err(unavailable)
     }
 
@@ -43,12 +48,12 @@ impl Presence for JetStreamPresence {
             .map(|entry| {
                 let entry = entry.map_err(unavailable)?;
                 Ok(match entry.operation {
-                    Operation::Put => Ok(Beat {
-                        owner: entry.key,
-                        paused_until: serde_json::from_slice::<Value>(&entry.value)
-                            .ok()
-                            .and_then(|value| value.paused_until),
-                    }),
+                    Operation::Put => {
+                        // Who is there counts, whatever else a later version says.
+                        let value = serde_json::from_slice::<Value>(&entry.value).unwrap_or_default();
+                        let uptime = Duration::from_millis(value.uptime_ms);
+                        Ok(Beat { owner: entry.key, uptime, paused_until: value.paused_until })
+                    }
                     Operation::Delete | Operation::Purge => Err(entry.key),
                 })
             })

@@ -10,7 +10,7 @@ use std::fmt;
 use dripline_stand_in::Accepted;
 use serde::{Deserialize, Serialize};
 
-use crate::history::{Document, Enrolment, Hindered, History, Line};
+use crate::history::{Document, Enrolment, History, Line};
 use crate::plan::Sequence;
 
 pub use story::story;
@@ -20,13 +20,6 @@ const CLOCK_MS: u64 = 20;
 
 /// The queue knows an idempotency key for two minutes. A source that needed about as long may be a second arrival.
 const KEY_HOLDS_MS: u64 = 110_000;
-
-/// Once a server is back, all connections are made again within this time.
-const CONNECTED_MS: u64 = 5_000;
-/// An engine that stood still has read what waits for it within this time.
-const AWAKE_MS: u64 = 1_000;
-/// What an engine had in its hands is delivered again within this time.
-const REDELIVERED_MS: u64 = 5_000;
 
 /// What is done about an attempt whose answer is lost, as configured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -442,18 +435,6 @@ fn strays(history: &History, facts: &Facts<'_>, found: &mut Found) {
             found.add(Kind::Stray, &email.to, Some(email.at), "a send key of one of its enrolments", seen());
         }
     }
-}
-
-/// By when every engine knows what one of them has acknowledged: within the grace, but for those that are hindered meanwhile,
-/// and for so long after that.
-fn known_by(history: &History, acknowledged: u64, rules: Rules, after: impl Fn(Hindered) -> Option<u64>) -> u64 {
-    let mut hindrances: Vec<_> =
-        history.deeds.iter().filter_map(|deed| Some((deed.from, deed.to + after(deed.hinders?)?))).collect();
-    hindrances.sort_unstable();
-    let told = acknowledged + rules.grace_ms;
-    hindrances
-        .iter()
-        .fold(acknowledged, |known, &(from, over)| if from <= known.max(told) { known.max(over) } else { known })
 }
 
 #[cfg(test)]

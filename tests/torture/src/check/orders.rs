@@ -1,8 +1,9 @@
 //! Orders of operators: an acknowledged one holds, does what it does once, and nothing is done that nobody ordered.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{AWAKE_MS, CONNECTED_MS, Facts, Found, Kind, Rules, known_by};
-use crate::history::{Enrolment, Hindered, History, Line, Order, Verb};
+use super::suppressions::was_being_written;
+use super::{Facts, Found, Kind, Rules};
+use crate::history::{Enrolment, History, Line, Order, Verb};
 use crate::orders::OPERATOR;
 use crate::plan::Held;
 
@@ -18,7 +19,7 @@ pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &
         let Some(acknowledged) = order.acknowledged() else { continue };
         again(history, order, lines, found);
         match &order.verb {
-            Verb::Pause(held) => paused(history, order, held, acknowledged, rules, found),
+            Verb::Pause(held) => paused(history, facts, order, held, acknowledged, rules, found),
             Verb::Stop(address, sequence) => {
                 let stop = Stop { address, sequence: sequence.as_deref(), lines, since: acknowledged + rules.grace_ms };
                 stop.check(history, facts, found);
@@ -105,17 +106,16 @@ fn again(history: &History, order: &Order, lines: &[&Line], found: &mut Found) {
 }
 
 /// Nothing goes of what is paused, from the acknowledgement until its end is ordered.
-fn paused(history: &History, order: &Order, held: &Held, acknowledged: u64, rules: Rules, found: &mut Found) {
-    // A lead's pause is in its document, where every engine meets it. The others' are in the memory of each.
-    let known = match held {
-        Held::Lead(_) => acknowledged,
-        Held::Sequence(_) | Held::Provider => known_by(history, acknowledged, rules, |hindered| match hindered {
-            Hindered::Ended => None,
-            Hindered::StoodStill => Some(AWAKE_MS),
-            Hindered::Server => Some(CONNECTED_MS),
-        }),
-    };
-    let since = known + rules.grace_ms;
+fn paused(
+    history: &History,
+    facts: &Facts<'_>,
+    order: &Order,
+    held: &Held,
+    acknowledged: u64,
+    rules: Rules,
+    found: &mut Found,
+) {
+    let since = acknowledged + rules.grace_ms;
     let is_end = |later: &&Order| matches!(&later.verb, Verb::Resume(it) if it == held);
     let end = history.orders.iter().filter(|later| later.first_sent >= acknowledged).find(is_end);
     let until = end.map_or(u64::MAX, |end| end.first_sent);
@@ -125,7 +125,7 @@ fn paused(history: &History, order: &Order, held: &Held, acknowledged: u64, rule
             Held::Sequence(name) => **name == *email.sequence,
             Held::Provider => true,
         };
-        if is_held {
+        if is_held && !was_being_written(history, facts, email, since, rules) {
             let expected = format!("no email between {since} and {until}, as {order}");
             let seen = format!("step `{}` of `{}` {} ms after it", email.step, email.sequence, email.at - acknowledged);
             found.add(Kind::WhilePaused, &email.to, Some(email.at), expected, seen);

@@ -3,9 +3,12 @@ use std::collections::HashMap;
 
 use dripline_stand_in::Accepted;
 
-use super::{CLOCK_MS, CONNECTED_MS, Facts, Found, Kind, REDELIVERED_MS, Rules, known_by};
+use super::{CLOCK_MS, Facts, Found, Kind, Rules};
 use crate::history::{Hindered, History, Suppression};
 use crate::plan::Cause;
+
+/// What an engine had in its hands is delivered again within this time, and all connections to a server that is back are made.
+const DELIVERED_MS: u64 = 5_000;
 
 pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &mut Found) {
     let mut heeded: HashMap<(&str, &str), u64> = HashMap::new();
@@ -32,10 +35,7 @@ pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &
                     let expected = format!("`{event}` in the journal");
                     found.add(Kind::Unheeded, address, Some(*acknowledged), expected, "nothing");
                 }
-                let in_time = known_by(history, *acknowledged, rules, |hindered| match hindered {
-                    Hindered::Ended | Hindered::StoodStill => Some(REDELIVERED_MS),
-                    Hindered::Server => Some(CONNECTED_MS),
-                });
+                let in_time = read_by(history, *acknowledged, rules);
                 heeded.map_or(in_time, |heeded| in_time.min((*heeded).max(*acknowledged)))
             }
         };
@@ -51,9 +51,27 @@ pub(super) fn check(history: &History, facts: &Facts<'_>, rules: Rules, found: &
     }
 }
 
+/// By when an engine has read what waits for it since then: within the grace, but for what is hindered meanwhile, and for so
+/// long after that.
+fn read_by(history: &History, acknowledged: u64, rules: Rules) -> u64 {
+    let hindered = history.deeds.iter().filter(|deed| deed.hinders.is_some());
+    let mut hindrances: Vec<_> = hindered.map(|deed| (deed.from, deed.to + DELIVERED_MS)).collect();
+    hindrances.sort_unstable();
+    let told = acknowledged + rules.grace_ms;
+    hindrances
+        .iter()
+        .fold(acknowledged, |known, &(from, over)| if from <= known.max(told) { known.max(over) } else { known })
+}
+
 /// Whether the call was under way when an engine stood still, before the no counted, and went on with it: a thread that is
 /// stopped between its last look at the clock and its write ends that one write when it goes on. No client can close that.
-fn was_being_written(history: &History, facts: &Facts<'_>, email: &Accepted, since: u64, rules: Rules) -> bool {
+pub(super) fn was_being_written(
+    history: &History,
+    facts: &Facts<'_>,
+    email: &Accepted,
+    since: u64,
+    rules: Rules,
+) -> bool {
     let Some(document) = facts.documents.get(&*email.to) else { return false };
     let intents = history.journal.iter().filter(|line| {
         line.lead_id == document.lead_id

@@ -151,32 +151,21 @@ fn an_email_of_a_paused_sequence_or_provider_is_found() {
 }
 
 #[test]
-fn an_engine_that_was_hindered_may_learn_of_a_pause_later_but_not_of_a_lead_s() {
-    let hindered = |hinders, from, to| Done { from, to, hinders, what: "pause engine 1".to_owned() };
-    let is_found = |mut history: History, deed: &Done, at| {
+fn an_engine_that_was_hindered_is_no_excuse_for_an_email_of_what_is_paused_but_for_the_write_at_which_it_stood_still() {
+    let is_found = |mut history: History, hinders, at| {
         history.accepted[0].at = at;
         // Not what is looked at here.
         history.accepted.truncate(1);
-        history.deeds.push(deed.clone());
+        history.deeds.push(Done { from: 1_400, to: 3_000, hinders, what: "pause engine 1".to_owned() });
         kinds(&history).contains(&Kind::WhilePaused)
     };
     // The pause is acknowledged at 1,510, its end is ordered at 7,000, and the grace is a second.
-    for (deed, known) in [
-        (hindered(Some(Hindered::StoodStill), 1_400, 1_600), 2_600),
-        (hindered(Some(Hindered::Server), 800, 900), 5_900),
-        (hindered(Some(Hindered::Ended), 1_400, 1_600), 1_510),
-        (hindered(None, 1_400, 1_600), 1_510),
-        // It began within the grace: not all may have known.
-        (hindered(Some(Hindered::StoodStill), 2_510, 2_600), 3_600),
-        // It was over long before, or began when all knew.
-        (hindered(Some(Hindered::StoodStill), 0, 100), 1_510),
-        (hindered(Some(Hindered::Server), 2_511, 2_600), 1_510),
-    ] {
-        for history in [held(&welcome(), "sequence_paused"), held(&Held::Provider, "provider_paused")] {
-            assert!(!is_found(history.clone(), &deed, known + 1_000), "{deed:?}");
-            assert!(is_found(history, &deed, known + 1_001), "{deed:?}");
+    for history in [held(&welcome(), "sequence_paused"), held(&Held::Provider, "provider_paused"), paused()] {
+        for hinders in [Some(Hindered::Server), Some(Hindered::Ended), None] {
+            assert!(is_found(history.clone(), hinders, 3_100), "{hinders:?}");
         }
-        assert!(is_found(paused(), &deed, 2_511), "{deed:?}");
+        assert!(!is_found(history.clone(), Some(Hindered::StoodStill), 3_100));
+        assert!(is_found(history, Some(Hindered::StoodStill), 4_001));
     }
 }
 

@@ -58,7 +58,7 @@ pub trait Presence: Send + Sync + 'static {
 pub struct Beat {
     /// Names the process.
     pub owner: String,
-    /// When it began to say so, since it started: it knows its own words again.
+    /// How long the process had run when it began to announce itself: it dates its own announcements by it.
     pub uptime: Duration,
     /// No email leaves before this: a provider asked for a pause.
     pub paused_until: Option<Timestamp>,

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::stream::Stream;
 use dripline_actors::ports::Source;
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Between two questions.
 const EVERY: Duration = Duration::from_millis(100);
 /// What was all there is longer ago may no longer be. Also how long a process may stand still unnoticed.
 const HOLDS: Duration = Duration::from_millis(500);
+/// A question that is not answered by then is asked again.
+const ANSWERS: Duration = Duration::from_secs(1);
 /// A watcher that is behind for so long sees nothing any more: its consumer was on a server that died, for example. The
 /// client itself would take a minute to find out.
 const BEHIND: Duration = Duration::from_secs(3);
@@ -60,15 +63,15 @@ impl Freshness {
         let mut seen = self.seen.subscribe();
         // To catch up takes as long as the bucket is large.
         seen.wait_for(Option::is_some).await?;
-        let mut every = tokio::time::interval(EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut every = interval(EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
             let asked = self.now().max(1);
-            // No answer: memory ages meanwhile.
-            let Ok(info) = stream.get_info().await else { continue };
+            // No answer, as while a cluster elects a leader: memory ages meanwhile.
+            let Ok(Ok(info)) = timeout(ANSWERS, stream.get_info()).await else { continue };
             let last = info.state.last_sequence;
-            let caught_up = tokio::time::timeout(BEHIND, seen.wait_for(|seen| *seen >= Some(last))).await;
+            let caught_up = timeout(BEHIND, seen.wait_for(|seen| *seen >= Some(last))).await;
             caught_up.map_err(|_| format!("the watcher does not see what is in the bucket, up to {last}"))??;
             self.asked.store(asked, Ordering::Release);
         }

@@ -13,7 +13,7 @@ use dripline_actors::trace;
 use dripline_domain::Timestamp;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::mender::Mender;
 
@@ -22,6 +22,10 @@ const PULL_EXPIRES: Duration = Duration::from_millis(900);
 
 /// How often the queue's settled messages are removed.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
+
+/// What is asked beside pulling holds it up no longer: while a cluster elects a leader, questions are lost, and each would
+/// wait ten seconds for its answer.
+const ASIDE: Duration = Duration::from_secs(1);
 
 /// A durable consumer of a queue.
 pub struct JetStreamInbox {
@@ -60,15 +64,22 @@ impl JetStreamInbox {
             return;
         }
         trim.next = Instant::now() + TRIM_EVERY;
-        if let Err(error) = trim.remove(&self.consumer).await {
-            tracing::debug!(error = &*error, "settled messages could not be removed from their queue yet");
+        match timeout(ASIDE, trim.remove(&self.consumer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(error = &*error, "settled messages could not be removed from their queue yet");
+            }
+            Err(_) => tracing::debug!("settled messages could not be removed from their queue in time"),
         }
     }
 
     /// Somebody may have deleted the stream or the consumer, or the server may have lost it.
     async fn mend_if_missing(&self) {
-        let missing = self.consumer.get_info().await.is_err_and(|error| {
-            matches!(error.kind(), ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound)
+        let asked = timeout(ASIDE, self.consumer.get_info()).await;
+        let missing = asked.is_ok_and(|found| {
+            found.is_err_and(|error| {
+                matches!(error.kind(), ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound)
+            })
         });
         if missing {
             self.mender.mend().await;

@@ -2,25 +2,22 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::kv::{Store, UpdateErrorKind};
 use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{Context, Message};
 use async_trait::async_trait;
-use dripline_actors::ports::{Control, Controlled, Controls, JournalLines, Source, StoreError};
+use dripline_actors::ports::{Control, Controlled, Controls, JournalLines, StoreError};
 use dripline_domain::{ControlEvent, JournalEvent, JournalLine, RequestId};
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::connect::Connections;
-use crate::freshness::Freshness;
 use crate::journal::publish_lines;
 use crate::store::{is_removed, newest};
 use crate::topology::{CONTROLS, CONTROLS_BUCKET, CONTROLS_BUCKET_SUBJECT};
 use crate::unavailable;
+use crate::watcher::{Freshness, Memory, Watcher};
 
 /// At the start, so long for the first look at the bucket: nothing is sent before it.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
@@ -52,9 +49,14 @@ impl JetStreamControls {
         let stream = context.get_stream_no_info(CONTROLS_BUCKET).await.map_err(unavailable)?;
         let (known, freshness) = (Arc::default(), Freshness::new());
         let (looked, mut first_look) = watch::channel(false);
-        let watching =
-            Watching { stream: stream.clone(), known: Arc::clone(&known), freshness: freshness.clone(), looked };
-        let watcher = tokio::spawn(watching.keep_on(connections.connected.clone())).abort_handle();
+        let watcher = Watcher {
+            stream: stream.clone(),
+            subjects: CONTROLS_BUCKET_SUBJECT,
+            headers_only: false,
+            freshness: freshness.clone(),
+            memory: Reading { paused: HashMap::new(), known: Arc::clone(&known), looked },
+        };
+        let watcher = tokio::spawn(watcher.keep_on(connections.connected.clone())).abort_handle();
         let controls = Self { freshness, context, bucket, stream, known, watcher };
         let first_look = tokio::time::timeout(FIRST_LOOK, first_look.wait_for(|looked| *looked)).await;
         first_look.map_err(unavailable)?.map_err(unavailable)?;
@@ -216,67 +218,29 @@ fn control(key: &str, value: &[u8]) -> Control {
     })
 }
 
-/// The watcher.
-struct Watching {
-    stream: Stream<()>,
+/// What the watcher fills. What is held back stays so until all of the bucket is read.
+struct Reading {
+    paused: HashMap<String, Control>,
     known: Arc<RwLock<HashMap<String, Control>>>,
-    freshness: Freshness,
     looked: watch::Sender<bool>,
 }
 
-impl Watching {
-    async fn keep_on(self, mut connected: watch::Receiver<u64>) {
-        connected.mark_unchanged();
-        loop {
-            let ended = tokio::select! {
-                ended = self.watch() => ended,
-                Err(error) = self.freshness.keep_asking(&self.stream) => Err(error),
-                // What changed while the connection was away has not been seen.
-                Ok(()) = connected.changed() => {
-                    self.freshness.lost();
-                    continue;
-                }
-            };
-            self.freshness.lost();
-            if let Err(error) = ended {
-                tracing::warn!(%error, "the bucket `controls` cannot be watched; what was known last holds");
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+impl Memory for Reading {
+    fn begin_anew(&mut self) {
+        self.paused.clear();
     }
 
-    async fn watch(&self) -> Result<(), Source> {
-        let before = self.stream.get_info().await?.state.last_sequence;
-        let consumer = self
-            .stream
-            .create_consumer(OrderedConfig {
-                filter_subject: format!("{CONTROLS_BUCKET_SUBJECT}>"),
-                deliver_policy: DeliverPolicy::LastPerSubject,
-                ..OrderedConfig::default()
-            })
-            .await?;
-        let (mut caught_up, mut seen) = (consumer.cached_info().num_pending == 0, before);
-        // What is held back stays so until all of the bucket is read.
-        let mut paused = HashMap::new();
-        let mut messages = consumer.messages().await?;
-        loop {
-            if caught_up {
-                self.known.write().unwrap_or_else(PoisonError::into_inner).clone_from(&paused);
-                self.looked.send_replace(true);
-                self.freshness.saw(seen);
-            }
-            let Some(message) = messages.next().await else { return Ok(()) };
-            let message = message?;
-            let info = message.info()?;
-            seen = seen.max(info.stream_sequence);
-            caught_up |= info.pending == 0;
-            let Some(key) = message.subject.strip_prefix(CONTROLS_BUCKET_SUBJECT) else { continue };
-            let removed = is_removed(message.headers.as_ref());
-            let control = (!removed).then(|| control(key, &message.payload)).filter(|control| control.paused);
-            match control {
-                Some(control) => paused.insert(key.to_owned(), control),
-                None => paused.remove(key),
-            };
-        }
+    fn see(&mut self, key: &str, message: &Message) {
+        let removed = is_removed(message.headers.as_ref());
+        let control = (!removed).then(|| control(key, &message.payload)).filter(|control| control.paused);
+        match control {
+            Some(control) => self.paused.insert(key.to_owned(), control),
+            None => self.paused.remove(key),
+        };
+    }
+
+    fn is_complete(&mut self) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).clone_from(&self.paused);
+        self.looked.send_replace(true);
     }
 }

@@ -11,7 +11,6 @@ mod controls;
 mod direct;
 mod feedback_door;
 mod figures;
-mod freshness;
 mod front_door;
 mod inbox;
 mod journal;
@@ -32,6 +31,7 @@ mod suppressions;
 mod surveyor;
 mod timers;
 pub mod topology;
+mod watcher;
 
 pub use alerts::JetStreamAlerts;
 pub use canary::JetStreamCanary;

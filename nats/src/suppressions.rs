@@ -1,28 +1,23 @@
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
-use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::jetstream::{Context, Message};
 use async_trait::async_trait;
 use dripline_actors::ports::{Source, StoreError, Suppressions};
 use dripline_domain::{Address, LeadId, LeadIdKey, LeadKey, Suppression};
-use futures_util::StreamExt;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::batch::is_wrong_last_sequence;
 use crate::connect::Connections;
-use crate::freshness::Freshness;
 use crate::inbox::timestamp;
 use crate::key_hash::key_hash;
 use crate::store::{is_removed, newest};
 use crate::topology::SUPPRESSIONS_BUCKET_SUBJECT;
+use crate::watcher::{Freshness, Memory, Watcher};
 
 /// The bucket `suppressions`, asked before each email at the cost of a look into memory.
 ///
@@ -68,9 +63,14 @@ impl JetStreamSuppressions {
     /// Over the stream behind the bucket; starts the watcher. `lead_ids` find what is known of erased leads.
     pub fn watch(connections: &Connections, stream: Stream<()>, lead_ids: LeadIdKey) -> Self {
         let suppressed = Arc::new(Suppressed::new());
-        let watcher =
-            tokio::spawn(keep_watching(stream.clone(), Arc::clone(&suppressed), connections.connected.clone()))
-                .abort_handle();
+        let watcher = Watcher {
+            stream: stream.clone(),
+            subjects: SUPPRESSIONS_BUCKET_SUBJECT,
+            headers_only: true,
+            freshness: suppressed.freshness.clone(),
+            memory: Arc::clone(&suppressed),
+        };
+        let watcher = tokio::spawn(watcher.keep_on(connections.connected.clone())).abort_handle();
         let bucket = SuppressionBucket::new(Connections::jetstream(&connections.general), stream);
         Self { bucket, suppressed, lead_ids, watcher }
     }
@@ -213,53 +213,14 @@ impl Suppressed {
             None => hashes.keys.insert(key_hash(key)),
         };
     }
+}
 
-    fn start_again(&self) {
-        self.freshness.lost();
+impl Memory for Arc<Suppressed> {
+    fn begin_anew(&mut self) {
         *self.hashes.write().unwrap_or_else(PoisonError::into_inner) = Hashes::default();
     }
-}
 
-async fn keep_watching(stream: Stream<()>, suppressed: Arc<Suppressed>, mut connected: watch::Receiver<u64>) {
-    connected.mark_unchanged();
-    loop {
-        let ended = tokio::select! {
-            ended = watch_bucket(&stream, &suppressed) => ended,
-            Err(error) = suppressed.freshness.keep_asking(&stream) => Err(error),
-            // What changed while the connection was away has not been seen.
-            Ok(()) = connected.changed() => Ok(()),
-        };
-        suppressed.start_again();
-        if let Err(error) = ended {
-            tracing::warn!(%error, "suppressions are read one by one until they can be watched again");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    }
-}
-
-async fn watch_bucket(stream: &Stream<()>, suppressed: &Suppressed) -> Result<(), Source> {
-    let before = stream.get_info().await?.state.last_sequence;
-    let consumer = stream
-        .create_consumer(OrderedConfig {
-            filter_subject: format!("{SUPPRESSIONS_BUCKET_SUBJECT}>"),
-            deliver_policy: DeliverPolicy::LastPerSubject,
-            headers_only: true,
-            ..OrderedConfig::default()
-        })
-        .await?;
-    let (mut caught_up, mut seen) = (consumer.cached_info().num_pending == 0, before);
-    let mut messages = consumer.messages().await?;
-    loop {
-        if caught_up {
-            suppressed.freshness.saw(seen);
-        }
-        let Some(message) = messages.next().await else { return Ok(()) };
-        let message = message?;
-        let info = message.info()?;
-        seen = seen.max(info.stream_sequence);
-        caught_up |= info.pending == 0;
-        if let Some(key) = message.subject.strip_prefix(SUPPRESSIONS_BUCKET_SUBJECT) {
-            suppressed.set(key, !is_removed(message.headers.as_ref()));
-        }
+    fn see(&mut self, key: &str, message: &Message) {
+        self.set(key, !is_removed(message.headers.as_ref()));
     }
 }

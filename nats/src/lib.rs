@@ -60,6 +60,11 @@ pub use suppressions::JetStreamSuppressions;
 pub use surveyor::JetStreamSurveyor;
 pub use timers::JetStreamTimers;
 
+/// In whole milliseconds, as JSON has them.
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The server is away, or said no to what it should have done.
 fn unavailable(error: impl Into<Source>) -> StoreError {
     StoreError::Unavailable(error.into())

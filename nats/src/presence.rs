@@ -7,7 +7,7 @@ use dripline_domain::Timestamp;
 use futures_util::stream::{BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
 
-use crate::unavailable;
+use crate::{millis, unavailable};
 
 /// The bucket `engines`: a key for each engine process that is alive, gone by itself when the process is.
 pub struct JetStreamPresence {
@@ -33,7 +33,7 @@ impl JetStreamPresence {
 #[async_trait]
 impl Presence for JetStreamPresence {
     async fn announce(&self, beat: &Beat) -> Result<(), StoreError> {
-        let uptime_ms = u64::try_from(beat.uptime.as_millis()).unwrap_or(u64::MAX);
+        let uptime_ms = millis(beat.uptime);
         let value = serde_json::to_vec(&Value { uptime_ms, paused_until: beat.paused_until }).map_err(unavailable)?;
         self.bucket.put(&beat.owner, value.into()).await.map(drop).map_err(unavailable)
     }

@@ -88,15 +88,11 @@ impl Suppressions for JetStreamSuppressions {
         if !self.suppressed.may_contain(key, lead_id) {
             return Ok(Suppression::default());
         }
-        let mut known = self.bucket.newest(key.as_str()).await?.0;
-        known.merge(&self.bucket.newest(&format!("{ANONYMOUS}{lead_id}")).await?.0);
-        Ok(known)
+        self.bucket.known(key, &format!("{ANONYMOUS}{lead_id}")).await
     }
 
     async fn read(&self, address: &Address) -> Result<Suppression, StoreError> {
-        let mut known = self.bucket.newest(LeadKey::of(address).as_str()).await?.0;
-        known.merge(&self.bucket.newest(&anonymous_key(&self.lead_ids, address)).await?.0);
-        Ok(known)
+        self.bucket.known(&LeadKey::of(address), &anonymous_key(&self.lead_ids, address)).await
     }
 
     async fn record(&self, address: &Address, known: &Suppression) -> Result<Suppression, StoreError> {
@@ -149,6 +145,13 @@ impl SuppressionBucket {
     async fn newest(&self, key: &str) -> Result<(Suppression, u64), StoreError> {
         let newest = newest(&self.stream, &format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).await?;
         Ok(newest.map_or_else(Default::default, |message| (entry(&message), message.sequence)))
+    }
+
+    /// All that is known against a person, as it stands now: under the address, and under the lead id.
+    async fn known(&self, key: &LeadKey, anonymous: &str) -> Result<Suppression, StoreError> {
+        let (mut known, _) = self.newest(key.as_str()).await?;
+        known.merge(&self.newest(anonymous).await?.0);
+        Ok(known)
     }
 
     /// Removes the entry up to this revision, and the key itself with it: a marker would hold the address.

@@ -13,6 +13,8 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::millis;
+
 /// Between two questions.
 const EVERY: Duration = Duration::from_millis(100);
 /// What was all there is longer ago may no longer be. Also how long a process may stand still unnoticed.
@@ -157,8 +159,4 @@ impl Freshness {
     fn now(&self) -> u64 {
         millis(self.began.elapsed())
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -24,8 +24,8 @@ use crate::Chain;
 use crate::committer::CommitError;
 use crate::control::{ControlError, Obeyed, Order};
 use crate::crash_point::crash_point;
-use crate::ports::{Controlled, Delivery, JournalLines, Put, Rejection, Settle, StoreError, TimerError};
-use crate::provider::{NoPlace, Place};
+use crate::ports::{Delivery, JournalLines, Put, Rejection, Settle, StoreError, TimerError};
+use crate::provider::NoPlace;
 use crate::slot::NotRunning;
 use crate::timer::Timer;
 use crate::trace;
@@ -33,6 +33,7 @@ use crate::trace;
 mod document;
 mod doubt;
 mod due_action;
+mod leave;
 mod orders;
 
 use document::Document;
@@ -274,7 +275,7 @@ impl LeadState {
             return Ok(());
         }
         if delivery.deliveries == 1 && self.services.newcomers.are_the_rule() {
-            self.document.presume_none();
+            self.document = Document::presumed_none();
             return Ok(());
         }
         let is_new = self.lead().await?.is_none();
@@ -460,51 +461,6 @@ impl LeadState {
         self.record(id, &StepEvent::Answered { send_key, attempt: number, outcome }).await
     }
 
-    /// Waits for the permit. Gives the place back if the lead must not be mailed, and writes that down.
-    async fn permit(
-        &mut self,
-        place: Place,
-        lead_id: &LeadId,
-        transactional: bool,
-    ) -> Result<Option<Place>, Interruption> {
-        let services = Arc::clone(&self.services);
-        if let Some(until) = services.limiter.paused(services.clock.now()) {
-            return Err(Interruption::Later(until));
-        }
-        services.limiter.permit().instrument(trace_span!(target: trace::TARGET, "permit")).await?;
-        let known = services.suppressions.get(&self.key, lead_id).await?;
-        if known.in_force(transactional).is_none() {
-            return Ok(Some(place));
-        }
-        crash_point("suppression-found");
-        self.decide_once(|| Event::Suppressed(known.clone())).await?;
-        Ok(None)
-    }
-
-    /// Why a call whose intent is on disk must not be made, if so; a suppression is written down.
-    async fn why_not(
-        &mut self,
-        lead_id: &LeadId,
-        transactional: bool,
-        place: &Place,
-        sequence: &str,
-    ) -> Option<String> {
-        let services = Arc::clone(&self.services);
-        let known = match services.suppressions.get(&self.key, lead_id).await {
-            Ok(known) => known,
-            Err(error) => return Some(Chain(&error).to_string()),
-        };
-        let Some((_, mark)) = known.in_force(transactional) else {
-            return services.held_back(place, sequence).await.unwrap_or_else(|error| Some(Chain(&error).to_string()));
-        };
-        if let Err(error) = self.decide_once(|| Event::Suppressed(known.clone())).await {
-            // The next step finds it again.
-            tracing::warn!(lead_id = self.lead_id(), error = %Chain(&error), "a suppression could not be written down");
-            self.document = Document::Unread;
-        }
-        Some(mark.reason.clone())
-    }
-
     /// Writes down an answer. It is all we have, so an absence of the store is waited out for a while.
     async fn record(&mut self, id: &EnrolmentId, answered: &StepEvent) -> Result<(), Interruption> {
         for _ in 0..RECORD_TRIES {
@@ -668,18 +624,6 @@ impl LeadState {
 impl Services {
     fn context(&self) -> Context {
         Context { now: self.clock.now(), random: rand::random(), retry: self.retry, doubt: self.doubt }
-    }
-
-    /// Why an operator holds back this provider or this sequence, if so.
-    async fn held_back(&self, place: &Place, sequence: &str) -> Result<Option<String>, StoreError> {
-        let (what, control) = match place.paused_now().await? {
-            Some(control) => (place.provider(), control),
-            None => match self.controls.paused_now(Controlled::Sequence(sequence)).await? {
-                Some(control) => (sequence, control),
-                None => return Ok(None),
-            },
-        };
-        Ok(Some(format!("{what} is paused: {}", control.reason)))
     }
 
     async fn sequence_of(&self, enrolment: &Enrolment) -> Result<Option<Arc<Sequence>>, StoreError> {

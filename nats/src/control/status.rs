@@ -36,7 +36,7 @@ impl Desk {
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
             "engine": self.parts.controller.owner(),
-            "uptimeMs": u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "uptimeMs": crate::millis(self.started.elapsed()),
             "engines": engines,
             "providers": self.parts.controller.providers(),
             "paused": paused,

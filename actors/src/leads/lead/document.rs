@@ -33,11 +33,9 @@ impl Document {
         Ok(self.known())
     }
 
-    /// Takes a lead that was not read for one that has none: whoever knows better refuses the first write.
-    pub(super) fn presume_none(&mut self) {
-        if matches!(self, Self::Unread) {
-            *self = Self::Known { lead: None, revision: 0, stored: None };
-        }
+    /// Of a lead that is taken for new without a look: where it is not, its first write is refused.
+    pub(super) fn presumed_none() -> Self {
+        Self::Known { lead: None, revision: 0, stored: None }
     }
 
     /// The lead as it stands now, whatever is known of it.

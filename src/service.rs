@@ -415,7 +415,10 @@ fn provider(esp: &EspSettings, name: Provider) -> anyhow::Result<Arc<dyn Esp>> {
     Ok(match name {
         Provider::Outbox => Arc::new(Outbox::new(&esp.outbox)?),
         Provider::Sendgrid => Arc::new(SendGrid::new(&esp.sendgrid.clone().unwrap_or_default(), timeout, calls)?),
-        Provider::Mailgun => Arc::new(Mailgun::new(&esp.mailgun.clone().unwrap_or_default(), timeout, calls)?),
+        Provider::Mailgun => {
+            let mailgun = Mailgun::new(&esp.mailgun.clone().unwrap_or_default(), timeout, calls)?;
+            Arc::new(if esp.batch { mailgun.batching() } else { mailgun })
+        }
         Provider::Postmark => {
             let postmark = Postmark::new(&esp.postmark.clone().unwrap_or_default(), timeout, calls)?;
             Arc::new(if esp.batch { postmark.batching() } else { postmark })

@@ -52,7 +52,7 @@ impl Answer {
     }
 
     /// Without the addresses of any of these recipients: a refusal of many emails may name each.
-    pub fn anonymous(mut self, emails: &[Email]) -> Self {
+    pub fn anonymous(mut self, emails: &[&Email]) -> Self {
         self.body.truncate(REFUSAL_LIMIT);
         let said = String::from_utf8_lossy(&self.body).into_owned();
         self.body = emails.iter().fold(said, |said, email| without(&said, email.to.as_str())).into_bytes();

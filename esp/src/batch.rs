@@ -21,9 +21,13 @@ const OVERHEAD: usize = 1024;
 #[async_trait]
 pub(crate) trait Batch: Sync {
     /// One call for all of them, that takes no longer than this.
-    async fn together(&self, emails: &[Email], within: Duration) -> Together;
+    async fn together(&self, emails: &[&Email], within: Duration) -> Together;
     /// A call for one, likewise.
     async fn alone(&self, email: &Email, within: Duration) -> Outcome;
+    /// Whether the call for these, which are at least one, can carry this one as well.
+    fn has_room_for(&self, _email: &Email, _among: &[&Email]) -> bool {
+        true
+    }
 }
 
 /// What came of one call for many emails.
@@ -36,7 +40,7 @@ pub(crate) enum Together {
 
 impl Together {
     /// There is no answer, or none with results: what a call for one email would mean by it, it means for all.
-    pub fn whole(outcome: Outcome, status: Option<StatusCode>, emails: &[Email]) -> Self {
+    pub fn whole(outcome: Outcome, status: Option<StatusCode>, emails: &[&Email]) -> Self {
         // A sender that is not allowed is true of every lead of its sequence, but not of the next sequence's.
         let senders_differ = emails.windows(2).any(|two| two[0].from != two[1].from);
         let of_a_sender = senders_differ && status.is_some_and(|status| matches!(status.as_u16(), 400 | 422));
@@ -59,7 +63,7 @@ impl Together {
     }
 
     /// It looks like acceptance, but there is not one result for each email: any of them may have been mailed.
-    pub fn uncounted(answer: &Answer, emails: &[Email]) -> Self {
+    pub fn uncounted(answer: &Answer, emails: &[&Email]) -> Self {
         let reason = format!("{}, but not with {} results", answer.told(), emails.len());
         Self::Each(vec![Outcome::Unknown { reason }; emails.len()])
     }
@@ -69,11 +73,15 @@ impl Together {
 /// each, in order.
 pub(crate) async fn send(provider: &impl Batch, http: &Http, limit: usize, emails: &[Email]) -> Vec<Outcome> {
     let until = Instant::now() + http.timeout;
-    let calls = shares(emails, limit).into_iter().map(|share| one_call(provider, http, share, until));
-    join_all(calls).await.concat()
+    let shares = shares(emails, limit, |email, among| provider.has_room_for(email, among));
+    let outcomes = join_all(shares.iter().map(|share| one_call(provider, http, &share.emails, until))).await;
+    let places = shares.iter().flat_map(|share| &share.places);
+    let mut placed: Vec<_> = places.zip(outcomes.into_iter().flatten()).collect();
+    placed.sort_unstable_by_key(|(place, _)| **place);
+    placed.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-async fn one_call(provider: &impl Batch, http: &Http, emails: &[Email], until: Instant) -> Vec<Outcome> {
+async fn one_call(provider: &impl Batch, http: &Http, emails: &[&Email], until: Instant) -> Vec<Outcome> {
     if emails.len() > 1
         && let Together::Each(outcomes) = provider.together(emails, http.timeout).await
     {
@@ -83,7 +91,7 @@ async fn one_call(provider: &impl Batch, http: &Http, emails: &[Email], until: I
 }
 
 /// Whoever was at fault is then refused alone.
-async fn one_by_one(provider: &impl Batch, http: &Http, emails: &[Email], until: Instant) -> Vec<Outcome> {
+async fn one_by_one(provider: &impl Batch, http: &Http, emails: &[&Email], until: Instant) -> Vec<Outcome> {
     let places = Semaphore::new(http.connections.max(1));
     let calls = emails.iter().map(|email| async {
         let _place = places.acquire().await;
@@ -98,18 +106,32 @@ async fn one_by_one(provider: &impl Batch, http: &Http, emails: &[Email], until:
     join_all(calls).await
 }
 
-/// Divides them so that each share has `limit` emails at most, and [`MOST_BYTES`] if more than one.
-fn shares(emails: &[Email], limit: usize) -> Vec<&[Email]> {
-    let (mut shares, mut begin, mut bytes) = (Vec::new(), 0, 0);
-    for (at, email) in emails.iter().enumerate() {
+/// What one call is for.
+#[derive(Default)]
+struct Share<'a> {
+    emails: Vec<&'a Email>,
+    /// Where each stands among all.
+    places: Vec<usize>,
+    bytes: usize,
+}
+
+/// Divides them so that each share has `limit` emails at most, and [`MOST_BYTES`] if more than one; each goes into the
+/// first that has room for it.
+fn shares(emails: &[Email], limit: usize, has_room_for: impl Fn(&Email, &[&Email]) -> bool) -> Vec<Share<'_>> {
+    let mut shares: Vec<Share<'_>> = Vec::new();
+    for (place, email) in emails.iter().enumerate() {
         let size = size(email);
-        if at > begin && (bytes + size > MOST_BYTES || at - begin >= limit) {
-            shares.push(&emails[begin..at]);
-            (begin, bytes) = (at, 0);
-        }
-        bytes += size;
+        let has_room = |share: &&mut Share<'_>| {
+            share.emails.len() < limit && share.bytes + size <= MOST_BYTES && has_room_for(email, &share.emails)
+        };
+        let share = match shares.iter_mut().find(has_room) {
+            Some(share) => share,
+            None => shares.push_mut(Share::default()),
+        };
+        share.emails.push(email);
+        share.places.push(place);
+        share.bytes += size;
     }
-    shares.push(&emails[begin..]);
     shares
 }
 
@@ -146,18 +168,26 @@ mod tests {
     fn many_or_large_emails_are_shared_out_among_several_calls() {
         let half = MOST_BYTES / 2;
         for (sizes, limit, expected) in [
-            (vec![], 5, vec![0]),
+            (vec![], 5, vec![]),
             (vec![1, 1, 1], 5, vec![3]),
             (vec![1, 1, 1], 2, vec![2, 1]),
             (vec![1, 1, 1], 1, vec![1, 1, 1]),
             (vec![half, half, half], 5, vec![1, 1, 1]),
-            (vec![half, 1, half, 1, 1], 5, vec![2, 3]),
+            (vec![half, 1, half, 1, 1], 5, vec![4, 1]),
             (vec![half, 1, half, 1, 1], 2, vec![2, 2, 1]),
-            (vec![1, MOST_BYTES, 1], 5, vec![1, 1, 1]),
+            (vec![1, MOST_BYTES, 1], 5, vec![2, 1]),
         ] {
             let emails: Vec<_> = sizes.iter().map(|bytes| email(*bytes)).collect();
-            let counts: Vec<_> = shares(&emails, limit).iter().map(|share| share.len()).collect();
+            let counts: Vec<_> = shares(&emails, limit, |_, _| true).iter().map(|share| share.emails.len()).collect();
             assert_eq!(counts, expected, "{sizes:?} by {limit}");
         }
+    }
+
+    #[test]
+    fn an_email_that_cannot_go_with_the_first_ones_goes_with_the_next_that_it_can_go_with() {
+        let emails: Vec<_> = [10, 11, 12, 13, 14].map(email).into();
+        let alike = |email: &Email, among: &[&Email]| email.text.len() % 2 == among[0].text.len() % 2;
+        let places: Vec<_> = shares(&emails, 5, alike).into_iter().map(|share| share.places).collect();
+        assert_eq!(places, [vec![0, 2, 4], vec![1, 3]]);
     }
 }

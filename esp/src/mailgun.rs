@@ -2,6 +2,7 @@
 //!
 //! <https://documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/messages/post-v3--domain-name--messages>
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,13 +16,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::answer::{Answer, now};
+use crate::batch::{self, Batch, Together};
 use crate::http::{Endpoint, Http, with_query};
-use crate::wire::{Ids, headers, text};
+use crate::wire::{Ids, text};
 use crate::{BuildError, Secret};
 
 /// What Mailgun says, in lower case, when the sender or the account is at fault and not this email. It has no codes.
 const OUR_FAULT: [&str; 5] =
     ["'from' parameter", "not allowed to send", "for test purposes only", "domain not found", "is disabled"];
+
+/// Most recipients of one call.
+const BATCH: usize = 1_000;
+
+/// How the words begin that Mailgun replaces by something of its own wherever they stand between two `%`, such as
+/// `%recipient_name%` and `%unsubscribe_url%`
+/// (<https://documentation.mailgun.com/docs/mailgun/user-manual/sending-messages/batch-sending>).
+const REPLACED: [&str; 4] = ["recipient", "unsubscribe", "mailing_list", "tag_unsubscribe"];
 
 /// An email without an event so long after its call was not taken. Events are "still on their way to the storage engine"
 /// for a while; by the vendor, what is half an hour old can be trusted
@@ -66,13 +76,18 @@ impl Default for Config {
 /// and so it is kept. A wrong path, too, answers 200, with a page: [`Outcome::Misconfigured`]. There is no idempotency
 /// key: a repeated call mails twice. But what was taken has events, and each carries our `send_key`.
 ///
-/// Emails are sent one by one. A call for many must have one text for all of them, one refused address refuses all, and
-/// that recipient variables reach a header of one's own such as `Message-ID` is nowhere said
-/// (<https://documentation.mailgun.com/docs/mailgun/user-manual/sending-messages/batch-sending>).
+/// With [`Self::batching`], up to 1,000 emails of one sequence go with one call
+/// (<https://documentation.mailgun.com/docs/mailgun/user-manual/sending-messages/batch-sending>). That call has one text
+/// for all of them, and a place in it for each field in which they differ; what belongs there is in
+/// `recipient-variables`, by address. The vendor shows such places in subject, text and variables; that headers may
+/// have them, too, is practice. A `Message-ID` is left to Mailgun, which gives one to all of them; events are known by
+/// `send_key`, and so nothing depends on it. What cannot go so is sent alone: a second email to the same address, and
+/// one that itself holds what Mailgun would replace. One refused address refuses all, and then each is sent alone.
 pub struct Mailgun {
     http: Http,
     messages: Url,
     events: Url,
+    batching: bool,
 }
 
 impl Mailgun {
@@ -99,7 +114,14 @@ impl Mailgun {
         })?;
         let (messages, events) =
             (http.url(&format!("/v3/{domain}/messages")), http.url(&format!("/v3/{domain}/events")));
-        Ok(Self { http, messages, events })
+        Ok(Self { http, messages, events, batching: false })
+    }
+
+    /// Sends many emails with one call.
+    #[must_use]
+    pub fn batching(mut self) -> Self {
+        self.batching = true;
+        self
     }
 }
 
@@ -110,10 +132,15 @@ impl Esp for Mailgun {
     }
 
     async fn send(&self, email: &Email) -> Outcome {
-        match self.http.call(self.http.post(&self.messages, self.http.timeout).form(&form(email)), &email.to).await {
-            Ok(answer) => outcome(&answer, email),
-            Err(outcome) => outcome,
-        }
+        self.alone(email, self.http.timeout).await
+    }
+
+    fn batch_limit(&self) -> usize {
+        if self.batching { BATCH } else { 1 }
+    }
+
+    async fn send_batch(&self, emails: &[Email]) -> Vec<Outcome> {
+        batch::send(self, &self.http, self.batch_limit(), emails).await
     }
 
     fn after_lost_answer(&self) -> AfterLostAnswer {
@@ -159,16 +186,83 @@ impl Esp for Mailgun {
     }
 }
 
-fn form(email: &Email) -> Vec<(Cow<'static, str>, &str)> {
-    let mut fields: Vec<(Cow<'static, str>, &str)> =
-        vec![("from".into(), &email.from), ("to".into(), email.to.as_str()), ("subject".into(), &email.subject)];
-    fields.extend(text(email).map(|text| ("text".into(), text)));
-    fields.extend(email.html.as_deref().map(|html| ("html".into(), html)));
-    fields.extend(email.reply_to.as_deref().map(|reply_to| ("h:Reply-To".into(), reply_to)));
-    fields.extend(headers(email).map(|(name, value)| (format!("h:{name}").into(), value)));
-    fields.extend(Ids::of(email).pairs().map(|(name, value)| (format!("v:{name}").into(), value)));
-    fields.push(("o:tag".into(), &email.sequence));
+#[async_trait]
+impl Batch for Mailgun {
+    async fn together(&self, emails: &[&Email], within: Duration) -> Together {
+        let request = self.http.post(&self.messages, within).form(&form_of_many(emails));
+        match self.http.call(request, &emails[0].to).await {
+            Ok(answer) => {
+                let answer = if answer.status.is_success() { answer } else { answer.anonymous(emails) };
+                Together::whole(outcome(&answer, emails[0]), Some(answer.status), emails)
+            }
+            Err(outcome) => Together::whole(outcome, None, emails),
+        }
+    }
+
+    async fn alone(&self, email: &Email, within: Duration) -> Outcome {
+        match self.http.call(self.http.post(&self.messages, within).form(&form(email)), &email.to).await {
+            Ok(answer) => outcome(&answer, email),
+            Err(outcome) => outcome,
+        }
+    }
+
+    fn has_room_for(&self, email: &Email, among: &[&Email]) -> bool {
+        let names = |email| own(email).map(|(name, _)| name);
+        // Of several the first was looked through when the second came.
+        let first_goes_with_others = among.len() > 1 || !holds_what_is_replaced(among[0]);
+        first_goes_with_others
+            && common(email).eq(common(among[0]))
+            && names(email).eq(names(among[0]))
+            && !among.iter().any(|earlier| earlier.to == email.to)
+            && !holds_what_is_replaced(email)
+    }
+}
+
+type Field<'a> = (Cow<'static, str>, Cow<'a, str>);
+
+fn form(email: &Email) -> Vec<Field<'_>> {
+    let to = ("to".into(), email.to.as_str().into());
+    let message_id = ("h:Message-ID".into(), email.message_id.as_str().into());
+    common(email).chain([to, message_id]).chain(own(email)).collect()
+}
+
+/// All that they have in common, a place for each field that is an email's own, and what belongs there.
+fn form_of_many<'a>(emails: &[&'a Email]) -> Vec<Field<'a>> {
+    let mut fields: Vec<Field<'a>> = common(emails[0]).collect();
+    fields.extend(emails.iter().map(|email| ("to".into(), email.to.as_str().into())));
+    fields.extend(own(emails[0]).map(|(name, _)| {
+        let place = format!("%recipient.{name}%");
+        (name, place.into())
+    }));
+    let variables: BTreeMap<_, BTreeMap<_, _>> =
+        emails.iter().map(|email| (email.to.as_str(), own(email).collect())).collect();
+    // Maps of text have no way to fail.
+    let variables = serde_json::to_string(&variables).unwrap_or_default();
+    fields.push(("recipient-variables".into(), variables.into()));
     fields
+}
+
+/// What all emails of a call must have in common.
+fn common(email: &Email) -> impl Iterator<Item = Field<'_>> {
+    let reply_to = email.reply_to.as_deref().map(|reply_to| ("h:Reply-To".into(), reply_to.into()));
+    let from = ("from".into(), email.from.as_str().into());
+    let tag = ("o:tag".into(), email.sequence.as_str().into());
+    [from, tag].into_iter().chain(reply_to)
+}
+
+/// What an email has of its own.
+fn own(email: &Email) -> impl Iterator<Item = Field<'_>> {
+    let subject = ("subject".into(), email.subject.as_str().into());
+    let text = text(email).map(|text| ("text".into(), text.into()));
+    let html = email.html.as_deref().map(|html| ("html".into(), html.into()));
+    let headers = email.headers.iter().map(|(name, value)| (format!("h:{name}").into(), value.as_str().into()));
+    let ids = Ids::of(email).pairs().into_iter().map(|(name, value)| (format!("v:{name}").into(), value.into()));
+    std::iter::once(subject).chain(text).chain(html).chain(headers).chain(ids)
+}
+
+fn holds_what_is_replaced(email: &Email) -> bool {
+    let is_replaced = |word: &str| REPLACED.iter().any(|beginning| word.starts_with(beginning));
+    own(email).any(|(_, value)| value.split('%').skip(1).any(is_replaced))
 }
 
 fn outcome(answer: &Answer, email: &Email) -> Outcome {

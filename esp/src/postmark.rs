@@ -170,8 +170,8 @@ impl Esp for Postmark {
 
 #[async_trait]
 impl Batch for Postmark {
-    async fn together(&self, emails: &[Email], within: Duration) -> Together {
-        let payloads: Vec<_> = emails.iter().map(|email| self.payload(email)).collect();
+    async fn together(&self, emails: &[&Email], within: Duration) -> Together {
+        let payloads: Vec<_> = emails.iter().copied().map(|email| self.payload(email)).collect();
         let request = self.post(&self.batch, within).json(&payloads);
         let answer = match self.http.call(request, &emails[0].to).await {
             Ok(answer) => answer,
@@ -179,7 +179,7 @@ impl Batch for Postmark {
         };
         if !answer.status.is_success() {
             let answer = answer.anonymous(emails);
-            return Together::whole(outcome(&answer, &emails[0]), Some(answer.status), emails);
+            return Together::whole(outcome(&answer, emails[0]), Some(answer.status), emails);
         }
         match answer.json::<Vec<Told>>() {
             Some(results) if results.len() == emails.len() => {

@@ -2,7 +2,6 @@
 //!
 //! <https://resend.com/docs/api-reference/emails/send-email>
 use std::borrow::Cow;
-use std::slice;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -122,8 +121,8 @@ impl Esp for Resend {
 
 #[async_trait]
 impl Batch for Resend {
-    async fn together(&self, emails: &[Email], within: Duration) -> Together {
-        let bodies = match emails.iter().map(body).collect::<Result<Vec<_>, _>>() {
+    async fn together(&self, emails: &[&Email], within: Duration) -> Together {
+        let bodies = match emails.iter().copied().map(body).collect::<Result<Vec<_>, _>>() {
             Ok(bodies) => bodies,
             Err(outcome) => return Together::Refused(outcome),
         };
@@ -135,7 +134,7 @@ impl Batch for Resend {
             }
             Ok(answer) => {
                 let answer = answer.anonymous(emails);
-                Together::whole(outcome(&answer, &emails[0]), Some(answer.status), emails)
+                Together::whole(outcome(&answer, emails[0]), Some(answer.status), emails)
             }
             Err(outcome) => Together::whole(outcome, None, emails),
         }
@@ -143,7 +142,7 @@ impl Batch for Resend {
 
     async fn alone(&self, email: &Email, within: Duration) -> Outcome {
         if self.batching {
-            return self.together(slice::from_ref(email), within).await.of_one();
+            return self.together(&[email], within).await.of_one();
         }
         let body = match body(email) {
             Ok(body) => body,
@@ -158,7 +157,7 @@ impl Batch for Resend {
 }
 
 /// The same for the same emails in the same order, and for no others.
-fn batch_key(emails: &[Email]) -> String {
+fn batch_key(emails: &[&Email]) -> String {
     let mut hash = Sha256::new();
     for email in emails {
         hash.update(email.send_key.as_bytes());
@@ -169,7 +168,7 @@ fn batch_key(emails: &[Email]) -> String {
 
 /// What an answer to the call for many says of each, if it says something of each: `errors` by index, and the ids of
 /// all others, in order.
-fn results(answer: &Answer, emails: &[Email]) -> Option<Vec<Outcome>> {
+fn results(answer: &Answer, emails: &[&Email]) -> Option<Vec<Outcome>> {
     let Results { data, errors } = answer.json()?;
     let mut outcomes: Vec<Option<Outcome>> = vec![None; emails.len()];
     for Invalid { index, message } in errors {

@@ -1,5 +1,5 @@
 //! The provider, the timers and NATS fail; what was promised about emails holds.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dripline_stand_in::{Fault, FaultKind};
 use dripline_test_support::until;
@@ -59,6 +59,33 @@ async fn a_provider_that_fails_twice_is_asked_a_third_time_and_the_email_goes_ou
         assert!(jane["history"][1]["reason"].as_str().unwrap().contains("503"), "{vendor}: {jane:#}");
         assert_eq!(jane["history"][3]["attempt"], 3, "{vendor}: {jane:#}");
         assert_each_once(&system, 2).await;
+    }
+}
+
+#[tokio::test]
+async fn one_refused_email_of_a_batch_is_parked_and_every_other_goes_once() {
+    for vendor in ["mailgun", "postmark", "resend"] {
+        let mut system = System::new(vendor).await;
+        system.set("DRIPLINE_ESP__BATCH", "true");
+        system.fault(&status(422)).await;
+        let others: Vec<_> = (0..12).map(|number| format!("joe{number}")).collect();
+        let names: Vec<_> = std::iter::once("jane").chain(others.iter().map(String::as_str)).collect();
+        // They wait when the engine starts, and so go together.
+        assert_eq!(system.run(&["topology", "apply"]).await.0, Some(0), "{}", system.log());
+        publish(&system, &names).await;
+        let _dripline = system.start("run").await;
+        let jane = system.until_status("jane=40example.com", "PARKED").await;
+        assert_eq!(events(&jane), ["enrolled", "parked"], "{vendor}: {jane:#}");
+        for name in &others {
+            system.until_status(&format!("{name}=40example.com"), "COMPLETED").await;
+        }
+        assert_each_once(&system, others.len()).await;
+        if vendor == "mailgun" {
+            // One call has one id for all of its emails.
+            let emails = system.accepted().await;
+            let ids: BTreeSet<_> = emails.iter().map(|email| &email.message_id).collect();
+            assert!(ids.len() < emails.len(), "none went with another: {ids:?}");
+        }
     }
 }
 

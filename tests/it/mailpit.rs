@@ -3,6 +3,7 @@ use std::process::Stdio;
 
 use dripline_test_support::{free_port, until};
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::system::{System, tool};
@@ -13,12 +14,17 @@ pub struct Mailpit {
     pub smtp: u16,
     http: reqwest::Client,
     _child: Child,
+    /// Its database: one of its own choosing would stay when it is killed.
+    _dir: TempDir,
 }
 
 impl Mailpit {
     pub async fn start(http: &reqwest::Client) -> Self {
         let (smtp, api) = (free_port().unwrap(), free_port().unwrap());
+        let dir = TempDir::new().unwrap();
         let child = Command::new(tool("mailpit"))
+            .arg("--database")
+            .arg(dir.path().join("mailpit.db"))
             .args(["--smtp", &format!("127.0.0.1:{smtp}"), "--listen", &format!("127.0.0.1:{api}")])
             .arg("--disable-version-check")
             .stdout(Stdio::null())
@@ -26,7 +32,8 @@ impl Mailpit {
             .kill_on_drop(true)
             .spawn()
             .expect("mailpit: `make test` gets it");
-        let mailpit = Self { url: format!("http://127.0.0.1:{api}"), smtp, http: http.clone(), _child: child };
+        let mailpit =
+            Self { url: format!("http://127.0.0.1:{api}"), smtp, http: http.clone(), _child: child, _dir: dir };
         let info = format!("{}/api/v1/info", mailpit.url);
         until("mailpit is ready", async || http.get(&info).send().await.is_ok()).await.unwrap();
         mailpit

@@ -5,7 +5,7 @@ use dripline_esp::{Mailgun, mailgun};
 use serde_json::{Value, json};
 
 use crate::http_server::{Reply, Server, answer};
-use crate::{TIMEOUT, ago, email, found, reason, told};
+use crate::{TIMEOUT, ago, email, emails, found, reason, tell_all, told};
 
 fn adapter(url: &str) -> Mailgun {
     let config =
@@ -25,21 +25,98 @@ async fn the_request_is_the_documented_one() {
     assert_eq!(request.headers["authorization"], "Basic YXBpOmtleS0x", "api:key-1");
     let expected = [
         ("from", "Acme Team <team@acme.example>"),
+        ("o:tag", "welcome"),
+        ("h:Reply-To", "help@acme.example"),
         ("to", "jane@example.com"),
+        ("h:Message-ID", "<5f2c91@acme.example>"),
         ("subject", "Jane, welcome – day 2"),
         ("text", "Hello Jane & co"),
         ("html", "<p>Hello Jane &amp; co</p>"),
-        ("h:Reply-To", "help@acme.example"),
-        ("h:Message-ID", "<5f2c91@acme.example>"),
         ("h:List-Unsubscribe", "<https://acme.example/u?t=abc>"),
         ("h:List-Unsubscribe-Post", "List-Unsubscribe=One-Click"),
         ("v:send_key", "5f2c91"),
         ("v:lead_id", "ld_0123456789abcdef0123456789abcdef"),
         ("v:sequence", "welcome"),
         ("v:step", "day-2"),
-        ("o:tag", "welcome"),
     ];
     assert_eq!(request.form(), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+#[tokio::test]
+async fn a_batch_has_a_place_for_what_is_an_emails_own_and_says_by_address_what_belongs_there() {
+    let queued = r#"{"id": "<1.2@mg.acme.example>", "message": "Queued. Thank you."}"#;
+    let mut server = Server::start(answer("200 OK", &[], queued)).await;
+    let mailgun = adapter(&server.url).batching();
+    assert_eq!((mailgun.name(), mailgun.batch_limit()), ("mailgun", 1_000));
+    assert_eq!(adapter(&server.url).batch_limit(), 1);
+    let mut emails = emails(2);
+    emails[1].subject = "Joe, welcome – 100% day 2".to_owned();
+    assert_eq!(tell_all(&mailgun.send_batch(&emails).await), ["accepted 1.2@mg.acme.example"; 2]);
+
+    let request = server.request().await;
+    assert_eq!(request.line, "POST /v3/mg.acme.example/messages HTTP/1.1");
+    let mut form = request.form();
+    let (last, variables) = form.pop().unwrap();
+    let expected = [
+        ("from", "Acme Team <team@acme.example>"),
+        ("o:tag", "welcome"),
+        ("h:Reply-To", "help@acme.example"),
+        ("to", "jane@example.com"),
+        ("to", "jane1@example.com"),
+        ("subject", "%recipient.subject%"),
+        ("text", "%recipient.text%"),
+        ("html", "%recipient.html%"),
+        ("h:List-Unsubscribe", "%recipient.h:List-Unsubscribe%"),
+        ("h:List-Unsubscribe-Post", "%recipient.h:List-Unsubscribe-Post%"),
+        ("v:send_key", "%recipient.v:send_key%"),
+        ("v:lead_id", "%recipient.v:lead_id%"),
+        ("v:sequence", "%recipient.v:sequence%"),
+        ("v:step", "%recipient.v:step%"),
+    ];
+    assert_eq!(form, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(last, "recipient-variables");
+    let variables: Value = serde_json::from_str(&variables).unwrap();
+    let expected = |subject: &str, send_key: &str| {
+        json!({
+            "subject": subject,
+            "text": "Hello Jane & co",
+            "html": "<p>Hello Jane &amp; co</p>",
+            "h:List-Unsubscribe": "<https://acme.example/u?t=abc>",
+            "h:List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+            "v:send_key": send_key,
+            "v:lead_id": "ld_0123456789abcdef0123456789abcdef",
+            "v:sequence": "welcome",
+            "v:step": "day-2"
+        })
+    };
+    assert_eq!(
+        variables,
+        json!({
+            "jane@example.com": expected("Jane, welcome – day 2", "5f2c91"),
+            "jane1@example.com": expected("Joe, welcome – 100% day 2", "key-1")
+        })
+    );
+}
+
+#[tokio::test]
+async fn an_answer_to_a_whole_batch_concerns_all() {
+    for (reply, expected) in [
+        (Reply::CutOff(String::new()), "unknown"),
+        (answer("200 OK", &[], r#"{"message": "Queued, without an id"}"#), "unknown"),
+        (answer("200 OK", &["Content-Type: text/html"], "Mailgun Magnificent API"), "misconfigured"),
+        (answer("401 Unauthorized", &[], "Forbidden"), "misconfigured"),
+        (answer("400 Bad Request", &[], r#"{"message": "Domain mg is not allowed to send"}"#), "misconfigured"),
+        (answer("429 Too Many Requests", &[], r#"{"message": "Slow down"}"#), "rate_limited"),
+        (answer("500 Internal Server Error", &[], r#"{"message": "jane1@example.com"}"#), "transient"),
+    ] {
+        let told = format!("{reply:?}");
+        let mut server = Server::start(reply).await;
+        let outcomes = adapter(&server.url).batching().send_batch(&emails(2)).await;
+        assert_eq!(tell_all(&outcomes), [expected; 2], "{told}: {outcomes:?}");
+        assert!(outcomes.iter().all(|outcome| !reason(outcome).contains("example.com")), "{outcomes:?}");
+        server.request().await;
+        assert!(server.is_done(), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -130,6 +130,41 @@ async fn resend_takes_batches() {
 }
 
 #[tokio::test]
+async fn mailgun_takes_batches_and_finds_what_it_took() {
+    let stand_in = StandIn::start().await;
+    let mailgun = mailgun(&stand_in.url).batching();
+    one_of_ten_is_refused(&stand_in, &mailgun).await;
+    a_refused_batch_goes_one_by_one(&stand_in, &mailgun, &more(emails(5), "b")).await;
+    let lost = more(emails(3), "c");
+    a_lost_answer_leaves_all_in_doubt(&stand_in, &mailgun, &lost).await;
+    assert_eq!(stand_in.counts().await, (9 + 5 + 3, 0, 0));
+    for email in &lost {
+        assert!(found(&mailgun.look_up(email, ago(Duration::ZERO)).await).starts_with("found "));
+    }
+    for email in more(emails(2), "never") {
+        assert_eq!(found(&mailgun.look_up(&email, ago(Duration::ZERO)).await), "not found");
+    }
+}
+
+#[tokio::test]
+async fn mailgun_takes_emails_that_cannot_share_a_call_in_several() {
+    let stand_in = StandIn::start().await;
+    let mailgun = mailgun(&stand_in.url).batching();
+    let mut emails = more(emails(12), "mixed");
+    emails[1].sequence = "tips".into();
+    emails[2].html = None;
+    emails[3].to = emails[0].to.clone();
+    emails[4].subject = "%recipient_name%, 100 % off".to_owned();
+    emails[5].headers.pop();
+    emails[6].text = "20%recipient".to_owned();
+    emails[7].text = String::new();
+    emails[8].reply_to = None;
+    let outcomes = mailgun.send_batch(&emails).await;
+    assert!(outcomes.iter().all(|outcome| outcome.name() == "accepted"), "{outcomes:?}");
+    assert_eq!(stand_in.counts().await, (12, 0, 0));
+}
+
+#[tokio::test]
 async fn mailgun_finds_what_it_took() {
     let stand_in = StandIn::start().await;
     let mailgun = mailgun(&stand_in.url);

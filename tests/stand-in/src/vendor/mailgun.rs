@@ -1,5 +1,6 @@
 //! Mailgun, Messages v3, as a URL-encoded form; and the events of a domain.
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -17,8 +18,9 @@ use crate::ledger::Accepted;
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Documented fields that may stand there once, as do all `h:` and `v:` ones. `attachment` and `inline` need multipart, and are not among them.
-const SINGLE: [&str; 26] = [
+const SINGLE: [&str; 27] = [
     "from",
+    "recipient-variables",
     "subject",
     "text",
     "html",
@@ -62,6 +64,9 @@ const SWITCHES: [&str; 9] = [
     "t:text",
 ];
 
+/// Most recipients of one call.
+const BATCH: usize = 1_000;
+
 /// All `o:`, `h:`, `v:` and `t:` fields together may have so many bytes.
 const OPTIONS_LIMIT: usize = 16 * 1024;
 
@@ -89,11 +94,13 @@ pub fn read<'a>(call: &Call<'a>) -> Result<Order<'a>, Refused> {
     }
     let form = Form(form_urlencoded::parse(call.body).collect());
     let domain = domain(call.path);
-    let letter = form.check().and_then(|()| form.letter()).map_err(refused)?;
-    let letter = Letter { via: domain.unwrap_or_default().into(), ..letter };
+    let mut letters = form.check().and_then(|()| form.letters()).map_err(refused)?;
+    for letter in &mut letters {
+        letter.via = domain.unwrap_or_default().into();
+    }
     let test_only = form.one("o:testmode").is_some_and(is_on);
     let message_id = form.header("Message-Id").map(Into::into);
-    Ok(Order { domain, message_id, test_only, ..Order::of(vec![letter]) })
+    Ok(Order { domain, message_id, test_only, ..Order::of(letters) })
 }
 
 impl Form<'_> {
@@ -125,11 +132,42 @@ impl Form<'_> {
         Ok(())
     }
 
-    fn letter(&self) -> Result<Letter, String> {
-        let address = |name: &str, value| {
-            mailbox(value)
-                .map_err(|why| format!("'{name}' parameter is not a valid address. please check documentation ({why})"))
+    /// One, or one for each recipient where they have variables.
+    fn letters(&self) -> Result<Vec<Letter>, String> {
+        let Some(variables) = self.one("recipient-variables") else { return Ok(vec![self.letter()?]) };
+        let mut variables: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_str(variables)
+            .map_err(|error| format!("recipient-variables are not texts by address and name ({error})"))?;
+        let recipients: Vec<_> = self.0.iter().filter(|(name, _)| name == "to").map(|(_, to)| &**to).collect();
+        if recipients.len() > BATCH {
+            return Err(format!("more than {BATCH} recipients"));
+        }
+        if self.header("Message-Id").is_some() {
+            return Err("one Message-Id for many emails, or one with variables: nowhere documented".into());
+        }
+        let letter = |to| {
+            let address = mailbox(to).map_err(|why| not_an_address("to", &why))?;
+            let own =
+                variables.remove(address).ok_or_else(|| format!("no variables, or not two sets, for {address}"))?;
+            let of_one = self.for_recipient(to, &own)?;
+            of_one.check().and_then(|()| of_one.letter())
         };
+        let letters = recipients.into_iter().map(letter).collect::<Result<Vec<_>, _>>()?;
+        match variables.keys().next() {
+            Some(address) => Err(format!("variables for {address}, which is no recipient")),
+            None => Ok(letters),
+        }
+    }
+
+    /// As this recipient gets it.
+    fn for_recipient<'a>(&'a self, to: &'a str, own: &BTreeMap<String, String>) -> Result<Form<'a>, String> {
+        let others = self.0.iter().filter(|(name, _)| name != "to" && name != "recipient-variables");
+        let filled = others.map(|(name, value)| Ok((Cow::Borrowed(&**name), Cow::Owned(fill_in(value, own)?))));
+        let to = Ok((Cow::Borrowed("to"), Cow::Borrowed(to)));
+        std::iter::once(to).chain(filled).collect::<Result<_, String>>().map(Form)
+    }
+
+    fn letter(&self) -> Result<Letter, String> {
+        let address = |name: &str, value| mailbox(value).map_err(|why| not_an_address(name, &why));
         address("from", self.required("from")?)?;
         let to = address("to", self.required("to")?)?;
         if self.0.iter().filter(|(name, _)| name == "to").count() > 1 {
@@ -143,6 +181,22 @@ impl Form<'_> {
         let tags = Tags::find("v:", |name| self.one(&format!("v:{name}")))?;
         Ok(tags.letter(to, line))
     }
+}
+
+fn not_an_address(name: &str, why: &str) -> String {
+    format!("'{name}' parameter is not a valid address. please check documentation ({why})")
+}
+
+/// With this recipient's variables in their places.
+fn fill_in(text: &str, own: &BTreeMap<String, String>) -> Result<String, String> {
+    let mut parts = text.split("%recipient.");
+    let mut filled = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once('%').ok_or("a place for a variable that does not end")?;
+        filled += own.get(name).ok_or_else(|| format!("a recipient without a variable {name}"))?;
+        filled += rest;
+    }
+    Ok(filled)
 }
 
 fn check_field(name: &str, value: &str) -> Result<(), String> {
@@ -372,6 +426,59 @@ mod tests {
             let refused = send(&form).expect_err(case);
             assert_eq!(refused.reply.status(), 400, "{case}");
             assert!(refused.reply.body().starts_with(r#"{"message":"#), "{case}");
+        }
+    }
+
+    /// Jane's and Joe's, each with a subject of their own.
+    fn many() -> Vec<(&'static str, &'static str)> {
+        let own = |name: &str| name.starts_with("v:") || matches!(name, "to" | "subject" | "h:Message-Id");
+        let mut form: Vec<_> = EXAMPLE.into_iter().filter(|(name, _)| !own(name)).collect();
+        form.extend([
+            ("to", "jane@example.com"),
+            ("to", "Joe <joe@example.com>"),
+            ("subject", "Hello %recipient.name%"),
+            ("v:send_key", "%recipient.key%"),
+            ("v:lead_id", "lead-1"),
+            ("v:sequence", "nurture"),
+            ("v:step", "welcome"),
+            (
+                "recipient-variables",
+                r#"{"jane@example.com": {"name": "\"Jane\"", "key": "key-1"}, "joe@example.com": {"name": "Joe", "key": "key-2"}}"#,
+            ),
+        ]);
+        form
+    }
+
+    #[test]
+    fn of_many_recipients_each_gets_an_email_of_their_own() {
+        let letters = call(Vendor::Mailgun, PATH, &HEADERS, &encode(&many()), |order| order.letters).unwrap();
+        let joes =
+            Letter { to: "joe@example.com".into(), subject: "Hello Joe".into(), send_key: "key-2".into(), ..letter() };
+        assert_eq!(letters, [letter(), joes]);
+    }
+
+    #[test]
+    fn undocumented_variables_are_refused() {
+        let with = |name, value| {
+            let mut form: Vec<_> = many().into_iter().filter(|(field, _)| *field != name).collect();
+            form.push((name, value));
+            form
+        };
+        let three = r#"{"jane@example.com": {"name": "", "key": "1"}, "joe@example.com": {"name": "", "key": "2"}, "kim@example.com": {}}"#;
+        let crowd = "&to=kim%40example.com".repeat(BATCH);
+        let cases = [
+            ("no JSON", encode(&with("recipient-variables", "name=Jane"))),
+            ("one has none", encode(&with("recipient-variables", r#"{"jane@example.com": {"name": "", "key": "1"}}"#))),
+            ("of nobody", encode(&with("recipient-variables", three))),
+            ("not among them", encode(&with("subject", "Hello %recipient.first_name%"))),
+            ("without an end", encode(&with("subject", "Hello %recipient.name"))),
+            ("one address twice", encode(&[&many()[..], &[("to", "jane@example.com")]].concat())),
+            ("an id of their own", encode(&with("h:Message-Id", "<%recipient.key%@acme.example>"))),
+            ("too many", encode(&many()) + &crowd),
+        ];
+        for (case, form) in cases {
+            let refused = call(Vendor::Mailgun, PATH, &HEADERS, &form, |_| ()).expect_err(case);
+            assert_eq!(refused.reply.status(), 400, "{case}");
         }
     }
 

@@ -168,12 +168,12 @@ impl Controller {
         }
     }
 
-    /// A lead's document as it is on disk.
+    /// A lead's document as it stands now, also where a copy of the bucket is behind.
     ///
     /// # Errors
     /// There is none, or it cannot be read.
     pub async fn lead(&self, address: &Address) -> Result<Lead, ControlError> {
-        let (lead, _) = self.services.store.load(&LeadKey::of(address)).await?;
+        let (lead, _) = self.services.store.load_newest(&LeadKey::of(address)).await?;
         lead.ok_or(ControlError::NoSuchLead)
     }
 

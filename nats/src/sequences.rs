@@ -7,7 +7,7 @@ use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::stream::{DirectGetErrorKind, InfoError, Stream};
+use async_nats::jetstream::stream::{InfoError, Stream};
 use async_trait::async_trait;
 use dripline_actors::Chain;
 use dripline_actors::ports::{JournalLines, Sequences, StoreError};
@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::batch::is_wrong_last_sequence;
 use crate::journal::publish_lines;
-use crate::store::is_removed;
+use crate::store::{is_removed, newest};
 use crate::topology::SEQUENCES_BUCKET_SUBJECT;
 
 /// Which sequence a lead enters that names none.
@@ -231,16 +231,11 @@ impl Sequences for SequenceBook {
     }
 }
 
-/// One version of a sequence, from the stream behind the bucket; none where it was never published.
+/// One version of a sequence, from the stream behind the bucket; none where it was never published. Of the leader: by a copy
+/// that is behind a lead's sequence would seem to be gone.
 pub async fn read_sequence(stream: &Stream<()>, name: &str, version: u32) -> Result<Option<Sequence>, StoreError> {
-    let message = match stream.direct_get_last_for_subject(subject(name, version)).await {
-        Ok(message) => message,
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StoreError::Unavailable(error.into())),
-    };
-    if is_removed(Some(&message.headers)) {
-        return Ok(None);
-    }
+    let newest = newest(stream, &subject(name, version)).await?;
+    let Some(message) = newest.filter(|message| !is_removed(Some(&message.headers))) else { return Ok(None) };
     serde_json::from_slice(&message.payload).map(Some).map_err(|error| StoreError::Unreadable(error.into()))
 }
 

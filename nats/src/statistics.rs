@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
-use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dripline_actors::ports::{JournalPosition, Revision, SaveError, StatisticsStore, StoreError, Tally};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{BatchMessage, publish_batch};
 use crate::connect::Connections;
+use crate::store::newest;
 use crate::topology::STATISTICS_BUCKET_SUBJECT;
 use crate::unavailable;
 
@@ -44,16 +45,14 @@ impl JetStreamStatistics {
         Self { connections, stream }
     }
 
-    async fn get(&self, subject: String) -> Result<Option<(Bytes, Revision)>, StoreError> {
-        match self.stream.direct_get_last_for_subject(subject).await {
-            Ok(message) => Ok(Some((message.payload, message.sequence))),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unavailable(error)),
-        }
+    /// Of the stream's leader: the counts of a copy that is behind do not belong to the place that another has.
+    async fn get(&self, subject: &str) -> Result<Option<(Bytes, Revision)>, StoreError> {
+        let newest = newest(&self.stream, subject).await?;
+        Ok(newest.map(|message| (message.payload, message.sequence)))
     }
 
     async fn read_progress(&self) -> Result<(Progress, Revision), StoreError> {
-        match self.get(subject(PROGRESS)).await? {
+        match self.get(&subject(PROGRESS)).await? {
             Some((value, revision)) => Ok((serde_json::from_slice(&value).map_err(unreadable)?, revision)),
             None => Ok((Progress::default(), 0)),
         }
@@ -62,7 +61,7 @@ impl JetStreamStatistics {
     async fn sequence(&self, subject: String) -> Result<Option<(SmolStr, SequenceStatistics)>, StoreError> {
         let name = subject.strip_prefix(STATISTICS_BUCKET_SUBJECT).and_then(|key| key.strip_prefix(SEQUENCE));
         let Some(name) = name.map(SmolStr::new) else { return Ok(None) };
-        let Some((value, _)) = self.get(subject).await? else { return Ok(None) };
+        let Some((value, _)) = self.get(&subject).await? else { return Ok(None) };
         Ok(Some((name, serde_json::from_slice(&value).map_err(unreadable)?)))
     }
 }

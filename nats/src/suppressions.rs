@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{Context, Message};
 use async_trait::async_trait;
 use dripline_actors::ports::{Source, StoreError, Suppressions};
@@ -98,11 +98,11 @@ impl Suppressions for JetStreamSuppressions {
     async fn record(&self, address: &Address, known: &Suppression) -> Result<Suppression, StoreError> {
         let (key, anonymous) = (LeadKey::of(address), anonymous_key(&self.lead_ids, address));
         // Who was erased stays without a name, whatever providers still tell of them.
-        let before = self.bucket.newest(&anonymous).await?.0;
+        let before = self.bucket.get(&anonymous).await?;
         let (key, mut other) = if before.is_empty() {
             (key.as_str(), before)
         } else {
-            (&*anonymous, self.bucket.newest(key.as_str()).await?.0)
+            (&*anonymous, self.bucket.get(key.as_str()).await?)
         };
         let (merged, _) = self.bucket.merge(key, known).await?;
         self.suppressed.set(key, true);
@@ -132,16 +132,12 @@ impl SuppressionBucket {
         Self { context, stream }
     }
 
-    /// What is known against the address of this key; any copy of the bucket may answer.
+    /// What is known against the address of this key, as it stands now.
     pub(crate) async fn get(&self, key: &str) -> Result<Suppression, StoreError> {
-        match self.stream.direct_get_last_for_subject(format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).await {
-            Ok(message) => Ok(entry(&message)),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(Suppression::default()),
-            Err(error) => Err(StoreError::Unavailable(error.into())),
-        }
+        self.newest(key).await.map(|(known, _)| known)
     }
 
-    /// The same as it stands now, of the stream's leader, and the revision that the next write must expect.
+    /// The same, of the stream's leader, and the revision that the next write must expect.
     async fn newest(&self, key: &str) -> Result<(Suppression, u64), StoreError> {
         let newest = newest(&self.stream, &format!("{SUPPRESSIONS_BUCKET_SUBJECT}{key}")).await?;
         Ok(newest.map_or_else(Default::default, |message| (entry(&message), message.sequence)))
@@ -149,8 +145,8 @@ impl SuppressionBucket {
 
     /// All that is known against a person, as it stands now: under the address, and under the lead id.
     async fn known(&self, key: &LeadKey, anonymous: &str) -> Result<Suppression, StoreError> {
-        let (mut known, _) = self.newest(key.as_str()).await?;
-        known.merge(&self.newest(anonymous).await?.0);
+        let mut known = self.get(key.as_str()).await?;
+        known.merge(&self.get(anonymous).await?);
         Ok(known)
     }
 

@@ -4,6 +4,7 @@
 
 mod alerts;
 mod bad_input;
+mod behind;
 mod canary;
 mod cluster;
 mod command_line;
@@ -12,6 +13,7 @@ mod crash;
 #[cfg(feature = "crash-points")]
 mod crash_points;
 mod delivery;
+mod engine;
 mod faults;
 mod feedback;
 mod guards;

@@ -1,19 +1,14 @@
 //! A lead whose actor fails costs only that lead.
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use dripline::config::Config;
-use dripline::service;
-use dripline_actors::Engine;
-use dripline_actors::ports::{ComposeError, Composer, Esp};
-use dripline_domain::{Email, Lead, Outcome, Sequence, SmolStr};
-use dripline_esp::{MinijinjaComposer, UnsubscribeLinks};
-use dripline_nats::{Connections, topology};
+use dripline_actors::ports::{ComposeError, Composer};
+use dripline_domain::{Email, Lead, Sequence, SmolStr};
+use dripline_esp::MinijinjaComposer;
 use dripline_test_support::until;
 
-use crate::system::{System, UNSUBSCRIBE_KEY};
+use crate::engine::start;
+use crate::system::System;
 
 /// A composer with a bug that shows for one lead.
 struct Buggy(MinijinjaComposer);
@@ -25,39 +20,13 @@ impl Composer for Buggy {
     }
 }
 
-struct Accepting;
-
-#[async_trait]
-impl Esp for Accepting {
-    fn name(&self) -> &'static str {
-        "accepting"
-    }
-
-    async fn send(&self, _: &Email) -> Outcome {
-        Outcome::Accepted { message_id: "m".into() }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lead_whose_actor_fails_again_and_again_is_parked_and_the_others_go_on() {
-    let system = System::new("resend").await;
-    let variables = system.variables().iter().map(|(name, value)| (name.into(), value.into()));
-    let mut loaded = Config::load_with(Some(Path::new("/dev/null")), variables).unwrap();
-    loaded.config.sequences.dir = system.dir().join("sequences");
-    loaded.config.engine.restart_limit = 3;
-    let config = &loaded.config;
-
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_ENGINE__RESTART_LIMIT", "3");
     let metrics = dripline::metrics::install().unwrap();
-    let connections = service::connect(config, "test").await.unwrap();
-    let context = Connections::jetstream(&connections.general);
-    let applied = topology::apply(&context, service::topology_options(config)).await.unwrap();
-    let links = UnsubscribeLinks::new(&system.gateway(""), UNSUBSCRIBE_KEY.as_bytes(), []);
-    let sequences = service::sequences(&loaded, &connections).await.unwrap();
-    let (esps, lead_ids) = (vec![Arc::new(Accepting) as Arc<dyn Esp>], applied.lead_ids.clone());
-    let mut ports = service::ports(config, &connections, esps, links.clone(), lead_ids, sequences).await.unwrap();
-    ports.composer = Arc::new(Buggy(MinijinjaComposer::new(Some(links))));
-    let settings = service::settings(config, "test-engine".to_owned(), applied.lead_ids);
-    let engine = Engine::start(ports, settings).await.unwrap();
+    let engine =
+        start(&system, |ports, links| ports.composer = Arc::new(Buggy(MinijinjaComposer::new(Some(links))))).await;
 
     system.publish("leads.new", r#"{"email": "bug@example.com"}"#).await;
     system.publish("leads.new", r#"{"email": "jane@example.com"}"#).await;

@@ -39,8 +39,9 @@ impl LeadState {
     async fn carry_out(&mut self, lead_id: &LeadId, order: &Order) -> Result<Obeyed, ControlError> {
         let services = Arc::clone(&self.services);
         loop {
-            // Another process may have written since we read, and a refusal must be of what is.
-            self.document = Document::Unread;
+            // Another process may have written since we read, or what we read be a copy that is behind; and a refusal must
+            // be of what is.
+            self.read_anew().await?;
             let decided = match &order.action {
                 OrderedAction::Pause => self.operate(order, OperatorAction::Pause).await?,
                 OrderedAction::Resume => self.operate(order, OperatorAction::Resume).await?,

@@ -417,15 +417,15 @@ fn provider(esp: &EspSettings, name: Provider) -> anyhow::Result<Arc<dyn Esp>> {
         Provider::Sendgrid => Arc::new(SendGrid::new(&esp.sendgrid.clone().unwrap_or_default(), timeout, calls)?),
         Provider::Mailgun => {
             let mailgun = Mailgun::new(&esp.mailgun.clone().unwrap_or_default(), timeout, calls)?;
-            Arc::new(if esp.batch { mailgun.batching() } else { mailgun })
+            if esp.batch { Arc::new(mailgun.batching()) } else { Arc::new(mailgun) }
         }
         Provider::Postmark => {
             let postmark = Postmark::new(&esp.postmark.clone().unwrap_or_default(), timeout, calls)?;
-            Arc::new(if esp.batch { postmark.batching() } else { postmark })
+            if esp.batch { Arc::new(postmark.batching()) } else { Arc::new(postmark) }
         }
         Provider::Resend => {
             let resend = Resend::new(&esp.resend.clone().unwrap_or_default(), timeout, calls)?;
-            Arc::new(if esp.batch { resend.batching() } else { resend })
+            if esp.batch { Arc::new(resend.batching()) } else { Arc::new(resend) }
         }
         Provider::Smtp => Arc::new(Smtp::new(&esp.smtp.clone().unwrap_or_default(), timeout, calls)?),
     })

@@ -2,7 +2,8 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use dripline_domain::{Email, Outcome};
+use dripline_actors::ports::{AfterLostAnswer, Esp, LookUp};
+use dripline_domain::{Email, Outcome, Timestamp};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
 use tokio::sync::Semaphore;
@@ -17,16 +18,59 @@ const MOST_BYTES: usize = 8 * 1024 * 1024;
 /// What an email needs besides its text, in bytes: addresses, ids, the names of the fields.
 const OVERHEAD: usize = 1024;
 
-/// A provider that takes many emails in one call.
+/// A provider that sends one email a call, and can send many.
 #[async_trait]
-pub(crate) trait Batch: Sync {
+pub(crate) trait Batch: Esp {
+    /// Most emails of one call.
+    const LIMIT: usize;
+
+    fn http(&self) -> &Http;
     /// One call for all of them, that takes no longer than this.
     async fn together(&self, emails: &[&Email], within: Duration) -> Together;
     /// A call for one, likewise.
     async fn alone(&self, email: &Email, within: Duration) -> Outcome;
+
     /// Whether the call for these, which are at least one, can carry this one as well.
     fn has_room_for(&self, _email: &Email, _among: &[&Email]) -> bool {
         true
+    }
+    /// What it is called where calls are for many: another name where a lost answer is another matter.
+    fn name_of_batches(&self) -> &'static str {
+        self.name()
+    }
+    /// What can be done about the lost answer of a call for many.
+    fn after_lost_batch(&self) -> AfterLostAnswer {
+        self.after_lost_answer()
+    }
+}
+
+/// The provider, sending many emails with one call.
+pub struct Batching<P>(pub(crate) P);
+
+#[async_trait]
+impl<P: Batch> Esp for Batching<P> {
+    fn name(&self) -> &'static str {
+        self.0.name_of_batches()
+    }
+
+    async fn send(&self, email: &Email) -> Outcome {
+        self.0.alone(email, self.0.http().timeout).await
+    }
+
+    fn batch_limit(&self) -> usize {
+        P::LIMIT
+    }
+
+    async fn send_batch(&self, emails: &[Email]) -> Vec<Outcome> {
+        send(&self.0, emails).await
+    }
+
+    fn after_lost_answer(&self) -> AfterLostAnswer {
+        self.0.after_lost_batch()
+    }
+
+    async fn look_up(&self, email: &Email, attempted_at: Timestamp) -> LookUp {
+        self.0.look_up(email, attempted_at).await
     }
 }
 
@@ -69,29 +113,29 @@ impl Together {
     }
 }
 
-/// Sends them all, with as few calls as may be, within the time of one call; at most `limit` with one. An outcome for
-/// each, in order.
-pub(crate) async fn send(provider: &impl Batch, http: &Http, limit: usize, emails: &[Email]) -> Vec<Outcome> {
-    let until = Instant::now() + http.timeout;
-    let shares = shares(emails, limit, |email, among| provider.has_room_for(email, among));
-    let outcomes = join_all(shares.iter().map(|share| one_call(provider, http, &share.emails, until))).await;
+/// Sends them all, with as few calls as may be, within the time of one call. An outcome for each, in order.
+async fn send<P: Batch>(provider: &P, emails: &[Email]) -> Vec<Outcome> {
+    let until = Instant::now() + provider.http().timeout;
+    let shares = shares(emails, P::LIMIT, |email, among| provider.has_room_for(email, among));
+    let outcomes = join_all(shares.iter().map(|share| one_call(provider, &share.emails, until))).await;
     let places = shares.iter().flat_map(|share| &share.places);
     let mut placed: Vec<_> = places.zip(outcomes.into_iter().flatten()).collect();
     placed.sort_unstable_by_key(|(place, _)| **place);
     placed.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-async fn one_call(provider: &impl Batch, http: &Http, emails: &[&Email], until: Instant) -> Vec<Outcome> {
+async fn one_call(provider: &impl Batch, emails: &[&Email], until: Instant) -> Vec<Outcome> {
     if emails.len() > 1
-        && let Together::Each(outcomes) = provider.together(emails, http.timeout).await
+        && let Together::Each(outcomes) = provider.together(emails, provider.http().timeout).await
     {
         return outcomes;
     }
-    one_by_one(provider, http, emails, until).await
+    one_by_one(provider, emails, until).await
 }
 
 /// Whoever was at fault is then refused alone.
-async fn one_by_one(provider: &impl Batch, http: &Http, emails: &[&Email], until: Instant) -> Vec<Outcome> {
+async fn one_by_one(provider: &impl Batch, emails: &[&Email], until: Instant) -> Vec<Outcome> {
+    let http = provider.http();
     let places = Semaphore::new(http.connections.max(1));
     let calls = emails.iter().map(|email| async {
         let _place = places.acquire().await;

@@ -38,6 +38,7 @@ mod unsubscribe;
 pub mod webhooks;
 mod wire;
 
+pub use batch::Batching;
 pub use compose::{MinijinjaComposer, check_sequence};
 pub use error::BuildError;
 pub use front_door::HttpFrontDoor;

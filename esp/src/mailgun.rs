@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::answer::{Answer, now};
-use crate::batch::{self, Batch, Together};
+use crate::batch::{Batch, Batching, Together};
 use crate::http::{Endpoint, Http, with_query};
 use crate::wire::{Ids, text};
 use crate::{BuildError, Secret};
@@ -24,9 +24,6 @@ use crate::{BuildError, Secret};
 /// What Mailgun says, in lower case, when the sender or the account is at fault and not this email. It has no codes.
 const OUR_FAULT: [&str; 5] =
     ["'from' parameter", "not allowed to send", "for test purposes only", "domain not found", "is disabled"];
-
-/// Most recipients of one call.
-const BATCH: usize = 1_000;
 
 /// How the words begin that Mailgun replaces by something of its own wherever they stand between two `%`, such as
 /// `%recipient_name%` and `%unsubscribe_url%`
@@ -87,7 +84,6 @@ pub struct Mailgun {
     http: Http,
     messages: Url,
     events: Url,
-    batching: bool,
 }
 
 impl Mailgun {
@@ -114,14 +110,13 @@ impl Mailgun {
         })?;
         let (messages, events) =
             (http.url(&format!("/v3/{domain}/messages")), http.url(&format!("/v3/{domain}/events")));
-        Ok(Self { http, messages, events, batching: false })
+        Ok(Self { http, messages, events })
     }
 
     /// Sends many emails with one call.
     #[must_use]
-    pub fn batching(mut self) -> Self {
-        self.batching = true;
-        self
+    pub fn batching(self) -> Batching<Self> {
+        Batching(self)
     }
 }
 
@@ -133,14 +128,6 @@ impl Esp for Mailgun {
 
     async fn send(&self, email: &Email) -> Outcome {
         self.alone(email, self.http.timeout).await
-    }
-
-    fn batch_limit(&self) -> usize {
-        if self.batching { BATCH } else { 1 }
-    }
-
-    async fn send_batch(&self, emails: &[Email]) -> Vec<Outcome> {
-        batch::send(self, &self.http, self.batch_limit(), emails).await
     }
 
     fn after_lost_answer(&self) -> AfterLostAnswer {
@@ -188,6 +175,13 @@ impl Esp for Mailgun {
 
 #[async_trait]
 impl Batch for Mailgun {
+    /// Most recipients of one call.
+    const LIMIT: usize = 1_000;
+
+    fn http(&self) -> &Http {
+        &self.http
+    }
+
     async fn together(&self, emails: &[&Email], within: Duration) -> Together {
         let request = self.http.post(&self.messages, within).form(&form_of_many(emails));
         match self.http.call(request, &emails[0].to).await {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::answer::{Answer, now};
-use crate::batch::{self, Batch, Together};
+use crate::batch::{Batch, Batching, Together};
 use crate::http::{Endpoint, Http, with_query};
 use crate::wire::{Ids, headers, text};
 use crate::{BuildError, Secret};
@@ -24,9 +24,6 @@ const SETTLED_AFTER: Duration = Duration::from_mins(5);
 /// Postmark forgets messages after the server's retention period, which can be set as low as 7 days
 /// (<https://postmarkapp.com/developer/api/messages-api>). Not to find an older one means nothing.
 const REMEMBERED_FOR: Duration = Duration::from_hours(6 * 24);
-
-/// Most emails of one call, <https://postmarkapp.com/developer/user-guide/send-email-with-api/batch-emails>.
-const BATCH: usize = 500;
 
 /// `[esp.postmark]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,7 +61,6 @@ pub struct Postmark {
     batch: Url,
     outbound: Url,
     message_stream: String,
-    batching: bool,
 }
 
 impl Postmark {
@@ -87,14 +83,13 @@ impl Postmark {
         })?;
         let (email, batch) = (http.url("/email"), http.url("/email/batch"));
         let outbound = http.url("/messages/outbound");
-        Ok(Self { http, email, batch, outbound, message_stream: message_stream.to_owned(), batching: false })
+        Ok(Self { http, email, batch, outbound, message_stream: message_stream.to_owned() })
     }
 
     /// Sends many emails with one call.
     #[must_use]
-    pub fn batching(mut self) -> Self {
-        self.batching = true;
-        self
+    pub fn batching(self) -> Batching<Self> {
+        Batching(self)
     }
 
     /// What both calls have in common. Without `Accept`, errors come as HTML.
@@ -127,14 +122,6 @@ impl Esp for Postmark {
 
     async fn send(&self, email: &Email) -> Outcome {
         self.alone(email, self.http.timeout).await
-    }
-
-    fn batch_limit(&self) -> usize {
-        if self.batching { BATCH } else { 1 }
-    }
-
-    async fn send_batch(&self, emails: &[Email]) -> Vec<Outcome> {
-        batch::send(self, &self.http, self.batch_limit(), emails).await
     }
 
     fn after_lost_answer(&self) -> AfterLostAnswer {
@@ -170,6 +157,13 @@ impl Esp for Postmark {
 
 #[async_trait]
 impl Batch for Postmark {
+    /// Most emails of one call, <https://postmarkapp.com/developer/user-guide/send-email-with-api/batch-emails>.
+    const LIMIT: usize = 500;
+
+    fn http(&self) -> &Http {
+        &self.http
+    }
+
     async fn together(&self, emails: &[&Email], within: Duration) -> Together {
         let payloads: Vec<_> = emails.iter().copied().map(|email| self.payload(email)).collect();
         let request = self.post(&self.batch, within).json(&payloads);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::answer::{Answer, now};
-use crate::batch::{self, Batch, Together};
+use crate::batch::{Batch, Batching, Together};
 use crate::http::{Endpoint, Http};
 use crate::wire::{HeaderObject, Ids, not_a_mailbox, text};
 use crate::{BuildError, Secret};
@@ -27,9 +27,6 @@ const QUOTA_PROBE: Duration = Duration::from_hours(1);
 /// (<https://resend.com/docs/dashboard/emails/idempotency-keys>), less an hour for clocks, for time in transit, and for
 /// the doubt whether those hours are counted from the call's beginning.
 const KEY_HOLDS: Duration = Duration::from_hours(23);
-
-/// Most emails of one call, <https://resend.com/docs/api-reference/emails/send-batch-emails>.
-const BATCH: usize = 100;
 
 /// What Resend says when the sender is at fault, or the account, and not this email. Alone, the last two come with 403;
 /// of one among many there is no status.
@@ -64,7 +61,6 @@ pub struct Resend {
     http: Http,
     emails: Url,
     batch: Url,
-    batching: bool,
 }
 
 impl Resend {
@@ -85,42 +81,49 @@ impl Resend {
             connections,
         })?;
         let (emails, batch) = (http.url("/emails"), http.url("/emails/batch"));
-        Ok(Self { http, emails, batch, batching: false })
+        Ok(Self { http, emails, batch })
     }
 
     /// Sends many emails with one call.
     #[must_use]
-    pub fn batching(mut self) -> Self {
-        self.batching = true;
-        self
+    pub fn batching(self) -> Batching<Self> {
+        Batching(self)
     }
 }
 
 #[async_trait]
 impl Esp for Resend {
     fn name(&self) -> &'static str {
-        if self.batching { "resend-batch" } else { "resend" }
+        "resend"
     }
 
     async fn send(&self, email: &Email) -> Outcome {
-        self.alone(email, self.http.timeout).await
-    }
-
-    fn batch_limit(&self) -> usize {
-        if self.batching { BATCH } else { 1 }
-    }
-
-    async fn send_batch(&self, emails: &[Email]) -> Vec<Outcome> {
-        batch::send(self, &self.http, self.batch_limit(), emails).await
+        let body = match body(email) {
+            Ok(body) => body,
+            Err(outcome) => return outcome,
+        };
+        let request = self.http.post(&self.emails, self.http.timeout);
+        let request = request.header("idempotency-key", email.send_key.as_str()).json(&body);
+        match self.http.call(request, &email.to).await {
+            Ok(answer) => outcome(&answer, email),
+            Err(outcome) => outcome,
+        }
     }
 
     fn after_lost_answer(&self) -> AfterLostAnswer {
-        if self.batching { AfterLostAnswer::Evidence } else { AfterLostAnswer::Idempotent { within: KEY_HOLDS } }
+        AfterLostAnswer::Idempotent { within: KEY_HOLDS }
     }
 }
 
 #[async_trait]
 impl Batch for Resend {
+    /// Most emails of one call, <https://resend.com/docs/api-reference/emails/send-batch-emails>.
+    const LIMIT: usize = 100;
+
+    fn http(&self) -> &Http {
+        &self.http
+    }
+
     async fn together(&self, emails: &[&Email], within: Duration) -> Together {
         let bodies = match emails.iter().copied().map(body).collect::<Result<Vec<_>, _>>() {
             Ok(bodies) => bodies,
@@ -141,18 +144,15 @@ impl Batch for Resend {
     }
 
     async fn alone(&self, email: &Email, within: Duration) -> Outcome {
-        if self.batching {
-            return self.together(&[email], within).await.of_one();
-        }
-        let body = match body(email) {
-            Ok(body) => body,
-            Err(outcome) => return outcome,
-        };
-        let request = self.http.post(&self.emails, within).header("idempotency-key", email.send_key.as_str());
-        match self.http.call(request.json(&body), &email.to).await {
-            Ok(answer) => outcome(&answer, email),
-            Err(outcome) => outcome,
-        }
+        self.together(&[email], within).await.of_one()
+    }
+
+    fn name_of_batches(&self) -> &'static str {
+        "resend-batch"
+    }
+
+    fn after_lost_batch(&self) -> AfterLostAnswer {
+        AfterLostAnswer::Evidence
     }
 }
 

@@ -38,7 +38,8 @@ pub async fn start(system: &System, replace: impl FnOnce(&mut Ports, Unsubscribe
     let links = UnsubscribeLinks::new(&system.gateway(""), UNSUBSCRIBE_KEY.as_bytes(), []);
     let sequences = service::sequences(&loaded, &connections).await.unwrap();
     let (esps, lead_ids) = (vec![Arc::new(Accepting) as Arc<dyn Esp>], applied.lead_ids.clone());
-    let mut ports = service::ports(config, &connections, esps, links.clone(), lead_ids, sequences).await.unwrap();
+    let ports = service::ports(config, &connections, esps, links.clone(), lead_ids, sequences);
+    let mut ports = Box::pin(ports).await.unwrap();
     replace(&mut ports, links);
     // Actors are registered under it, for all tests of this process.
     let owner = system.server.url();

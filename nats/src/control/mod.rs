@@ -16,7 +16,7 @@ use async_nats::service::error::Error as ServiceError;
 use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, Service, ServiceExt};
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
-use dripline_actors::ports::{Controls, Sequences, Source};
+use dripline_actors::ports::{Controlled, Controls, Sequences, Source};
 use dripline_actors::{Controller, Obeyed, Order, OrderedAction};
 use dripline_domain::{Address, Sanitiser, Sequence, SmolStr};
 use futures_util::stream::{self, StreamExt};
@@ -354,7 +354,8 @@ impl Desk {
             Verb::SequencePause | Verb::SequenceResume => {
                 let (operator, request) = fields.operator()?;
                 let OfSequence { sequence } = fields.rest()?;
-                self.hold_sequence(&sequence, verb == Verb::SequencePause, &operator, &request).await
+                let what = Controlled::Sequence(&sequence);
+                self.hold(what, verb == Verb::SequencePause, &operator, &request).await
             }
             Verb::SequenceReload => {
                 let (operator, _) = fields.operator()?;
@@ -372,12 +373,14 @@ impl Desk {
             Verb::ProviderPause | Verb::ProviderResume => {
                 let (operator, request) = fields.operator()?;
                 let OfProvider { provider } = fields.rest()?;
-                self.hold_provider(&provider, verb == Verb::ProviderPause, &operator, &request).await
+                let what = Controlled::Provider(&provider);
+                self.hold(what, verb == Verb::ProviderPause, &operator, &request).await
             }
             Verb::OutgoingPause | Verb::OutgoingResume => {
                 let (operator, request) = fields.operator()?;
                 let OfWebhook { webhook } = fields.rest()?;
-                self.hold_outgoing(&webhook, verb == Verb::OutgoingPause, &operator, &request).await
+                let what = Controlled::OutgoingWebhook(&webhook);
+                self.hold(what, verb == Verb::OutgoingPause, &operator, &request).await
             }
             Verb::Status => {
                 let Nothing {} = fields.rest()?;

@@ -1,6 +1,4 @@
 //! Requests about sequences, providers and outgoing webhooks.
-use std::borrow::Borrow;
-
 use dripline_actors::ControlError;
 use dripline_actors::ports::{Control, Controlled, Sequences as _};
 use dripline_domain::{Operator, RequestId};
@@ -39,82 +37,49 @@ impl Desk {
         }
     }
 
-    pub(super) async fn hold_sequence(
-        &self,
-        name: &str,
-        paused: bool,
-        operator: &Operator,
-        request: &RequestId,
-    ) -> Result<Value, Problem> {
-        // One that is paused may be resumed, whatever became of it.
-        let is_known = self.parts.sequences.current(name).is_some()
-            || self.parts.controls.paused(Controlled::Sequence(name)).is_some()
-            || newest_sequences(&self.published).await?.iter().any(|sequence| sequence.name == name);
-        if !is_known {
-            return Err(Problem::no_such_sequence(name));
-        }
-        let changed = self.hold(Controlled::Sequence(name), paused, operator, request).await?;
-        Ok(json!({"sequence": name, "paused": paused, "changed": changed}))
-    }
-
-    pub(super) async fn hold_provider(
-        &self,
-        name: &str,
-        paused: bool,
-        operator: &Operator,
-        request: &RequestId,
-    ) -> Result<Value, Problem> {
-        let known: Vec<_> = self.parts.controller.providers().into_iter().map(|provider| provider.name).collect();
-        let what = Controlled::Provider(name);
-        self.must_be_known(what, &known, || (format!("there is no provider `{name}`"), "no_such_provider"))?;
-        let changed = self.hold(what, paused, operator, request).await?;
-        Ok(json!({"provider": name, "paused": paused, "changed": changed}))
-    }
-
-    pub(super) async fn hold_outgoing(
-        &self,
-        name: &str,
-        paused: bool,
-        operator: &Operator,
-        request: &RequestId,
-    ) -> Result<Value, Problem> {
-        let what = Controlled::OutgoingWebhook(name);
-        let unknown = || (format!("there is no outgoing webhook `{name}`"), "no_such_webhook");
-        self.must_be_known(what, &self.parts.webhooks, unknown)?;
-        let changed = self.hold(what, paused, operator, request).await?;
-        Ok(json!({"webhook": name, "paused": paused, "changed": changed}))
-    }
-
-    /// One that is held back may be let go on, whatever became of it; another must be among these.
-    fn must_be_known(
-        &self,
-        what: Controlled<'_>,
-        known: &[impl Borrow<str>],
-        unknown: impl FnOnce() -> (String, &'static str),
-    ) -> Result<(), Problem> {
-        let (Controlled::Sequence(name) | Controlled::Provider(name) | Controlled::OutgoingWebhook(name)) = what;
-        if self.parts.controls.paused(what).is_some() || known.iter().any(|known| known.borrow() == name) {
-            return Ok(());
-        }
-        let (unknown, code) = unknown();
-        let there_are = match known {
-            [] => "none is configured".to_owned(),
-            known => format!("there are: {}", known.join(", ")),
-        };
-        Err(Problem { status: 404, code, message: format!("{unknown}; {there_are}") })
-    }
-
-    async fn hold(
+    /// Holds it back, or lets it go on. One that is held back may be let go on, whatever became of it.
+    pub(super) async fn hold(
         &self,
         what: Controlled<'_>,
         paused: bool,
         operator: &Operator,
         request: &RequestId,
-    ) -> Result<bool, Problem> {
+    ) -> Result<Value, Problem> {
+        if self.parts.controls.paused(what).is_none() {
+            self.must_be_known(what).await?;
+        }
         let (by, reason) = (operator.by().to_owned(), operator.reason().to_owned());
         let timestamp = self.parts.controller.clock().now();
         let control = Control { paused, reason, by, timestamp };
-        Ok(self.parts.controls.change(what, &control, Some(request)).await?)
+        let changed = self.parts.controls.change(what, &control, Some(request)).await?;
+        let (kind, name) = match what {
+            Controlled::Sequence(name) => ("sequence", name),
+            Controlled::Provider(name) => ("provider", name),
+            Controlled::OutgoingWebhook(name) => ("webhook", name),
+        };
+        Ok(json!({kind: name, "paused": paused, "changed": changed}))
+    }
+
+    async fn must_be_known(&self, what: Controlled<'_>) -> Result<(), Problem> {
+        match what {
+            Controlled::Sequence(name) => {
+                let is_current = self.parts.sequences.current(name).is_some();
+                if is_current || newest_sequences(&self.published).await?.iter().any(|it| it.name == name) {
+                    Ok(())
+                } else {
+                    Err(Problem::no_such_sequence(name))
+                }
+            }
+            Controlled::Provider(name) => {
+                let providers = self.parts.controller.providers();
+                let known: Vec<_> = providers.iter().map(|provider| &*provider.name).collect();
+                must_be_among(name, &known, "provider", "no_such_provider")
+            }
+            Controlled::OutgoingWebhook(name) => {
+                let known: Vec<_> = self.parts.webhooks.iter().map(String::as_str).collect();
+                must_be_among(name, &known, "outgoing webhook", "no_such_webhook")
+            }
+        }
     }
 
     /// Publishes what is new in this process's folder. The others, and this one, go on with it.
@@ -131,4 +96,15 @@ impl Desk {
             .collect();
         Ok(json!({"engine": self.parts.controller.owner(), "reloaded": rows}))
     }
+}
+
+fn must_be_among(name: &str, known: &[&str], kind: &str, code: &'static str) -> Result<(), Problem> {
+    if known.contains(&name) {
+        return Ok(());
+    }
+    let there_are = match known {
+        [] => "none is configured".to_owned(),
+        known => format!("there are: {}", known.join(", ")),
+    };
+    Err(Problem { status: 404, code, message: format!("there is no {kind} `{name}`; {there_are}") })
 }

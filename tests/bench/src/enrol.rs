@@ -17,6 +17,9 @@ pub struct Options {
     /// How many leads.
     #[arg(long, default_value_t = 100_000)]
     leads: usize,
+    /// Of so many in a row one has been here before; by default none.
+    #[arg(long)]
+    known_every: Option<usize>,
     #[command(flatten)]
     common: Common,
 }
@@ -24,7 +27,9 @@ pub struct Options {
 #[derive(Debug, Serialize)]
 struct Report {
     leads: usize,
-    /// From the engine's start until the last lead's first state was on disk.
+    /// Those that had been here before.
+    known: usize,
+    /// From the engine's start until the last lead's state was on disk.
     seconds: f64,
     leads_per_s: f64,
     /// Processor time a lead, user and system; the queueing before is not in it.
@@ -38,34 +43,32 @@ struct Report {
 pub async fn run(options: &Options) -> Result<()> {
     let leads = options.leads;
     let system = System::start(&options.common, &[("bench", vec!["1h".to_owned()])], &[]).await?;
+    let known: Vec<_> = options.known_every.map_or_else(Vec::new, |every| (0..leads).step_by(every.max(1)).collect());
+    if !known.is_empty() {
+        system.queue(known.iter().copied(), None).await?;
+        let mut engine = system.dripline("engine")?;
+        taken(&system, known.len()).await?;
+        engine.stop().await?;
+    }
     system.queue(0..leads, None).await?;
-    let bucket = system.jetstream.get_stream_no_info(topology::LEADS_BUCKET).await?;
 
     progress(format_args!("{leads} leads wait; starting the engine"));
     let server_cpu = cpu(&system.servers.pids());
     let started = now_millis();
     let mut engine = system.dripline("engine")?;
-    let (mut seen, mut since) = (0, now_millis());
-    while seen < leads {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let written = documents(&bucket).await?;
-        if written > seen {
-            (seen, since) = (written, now_millis());
-        }
-        if u128::from(now_millis() - since) > PATIENCE.as_millis() || !engine.runs()? {
-            bail!("stuck at {seen} of {leads} leads:\n{}", system.end_of_log());
-        }
-    }
+    taken(&system, known.len() + leads).await?;
     let pid = engine.pid().into_iter().collect::<Vec<_>>();
     let (engine_cpu, server_cpu) = (cpu(&pid), cpu(&system.servers.pids()).saturating_sub(server_cpu));
     let engine_peak_mb = peak_mb(&pid);
     engine.stop().await?;
-    // Each lead is written once, so the newest document is the last lead's first; the server dated it.
+    let bucket = system.jetstream.get_stream_no_info(topology::LEADS_BUCKET).await?;
+    // The newest document is the last lead's; the server dated it.
     let newest = bucket.get_last_raw_message_by_subject(DOCUMENTS).await.context("no document")?;
     let finished = u64::try_from(newest.time.unix_timestamp_nanos() / 1_000_000)?;
     let took = Duration::from_millis(finished.saturating_sub(started));
     report(&Report {
         leads,
+        known: known.len(),
         seconds: seconds(took),
         leads_per_s: per_second(leads, took),
         engine_cpu_us: micros_each(engine_cpu, leads),
@@ -76,6 +79,22 @@ pub async fn run(options: &Options) -> Result<()> {
     })?;
     let written = documents(&bucket).await?;
     ensure!(written == leads, "{leads} leads came, and there are {written} documents");
+    Ok(())
+}
+
+/// Waits until so many arrivals are settled: their leads' states are on disk.
+async fn taken(system: &System, arrivals: usize) -> Result<()> {
+    let (mut seen, mut since) = (0, now_millis());
+    while seen < arrivals as u64 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let settled = system.consumer(topology::LEADS, topology::INTAKE).await?.ack_floor.stream_sequence;
+        if settled > seen {
+            (seen, since) = (settled, now_millis());
+        }
+        if u128::from(now_millis() - since) > PATIENCE.as_millis() {
+            bail!("stuck at {seen} of {arrivals} arrivals:\n{}", system.end_of_log());
+        }
+    }
     Ok(())
 }
 

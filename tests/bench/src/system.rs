@@ -1,5 +1,4 @@
 //! What every scenario needs: servers, the provider's stand-in, a folder with sequences, and engines on them.
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,14 +100,14 @@ impl System {
     }
 
     /// Puts leads of these numbers into the queue: as fast as can be, or so many a second.
-    pub async fn queue(&self, numbers: Range<usize>, per_second: Option<u64>) -> Result<()> {
-        let (start, first) = (tokio::time::Instant::now(), numbers.start);
-        stream::iter(numbers)
-            .map(|number| {
+    pub async fn queue(&self, numbers: impl Iterator<Item = usize>, per_second: Option<u64>) -> Result<()> {
+        let start = tokio::time::Instant::now();
+        stream::iter(numbers.enumerate())
+            .map(|(before, number)| {
                 let door = Arc::clone(&self.door);
                 async move {
                     if let Some(rate) = per_second {
-                        let after = Duration::from_micros((number - first) as u64 * 1_000_000 / rate);
+                        let after = Duration::from_micros(before as u64 * 1_000_000 / rate);
                         tokio::time::sleep_until(start + after).await;
                     }
                     let payload = lead(number).into();

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// After so many new leads in a row the next one is taken for new, too.
-const IN_A_ROW: u32 = 10_000;
+const IN_A_ROW: u32 = 1_000;
 
 /// Whether leads that arrive are new, as a rule. Then none is asked for first: its document is written as the first one, and
 /// where it is not, the write is refused. That is dear, as it refuses a whole batch with it, and so it must be rare.

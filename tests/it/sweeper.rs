@@ -1,4 +1,5 @@
 //! Timers are lost, and set again: by whom, and what of it a failure of the server or of an engine changes.
+use std::path::Path;
 use std::time::Duration;
 
 use dripline_actors::ports::{BatchResult, JournalLines, LeadStore, Put};
@@ -151,4 +152,48 @@ async fn on_the_interval_one_engine_sweeps_and_counts_and_another_does_when_it_i
     until("the timers are set again", async || system.with_timer().await.len() == 10).await.unwrap();
     assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
     until("it counts, too", async || counts(resting).await == Some(10.0)).await.unwrap();
+}
+
+/// Copies the files of one folder into another.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_timer_that_was_settled_and_stands_there_again_after_a_crash_does_not_pass_for_a_leads_own() {
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_ENGINE__SWEEP_EVERY", "1s");
+    system.sequence("welcome", &[("first", "3s")]);
+    let mut engine = system.start("run").await;
+    system.publish("leads.new", r#"{"email": "jane@example.com"}"#).await;
+    system.until_status("jane=40example.com", "NEW").await;
+    let order = |verb| ["sequence", verb, "welcome", "--by", "ann", "--reason", "a test"];
+    assert_eq!(system.run(&order("pause")).await.0, Some(0), "{}", system.log());
+    engine.kill().await.unwrap();
+    until("her timer has fired", async || system.waiting("TIMERS", "due").await == 1).await.unwrap();
+    system.server.stop().await.unwrap();
+    let (messages, before) = (system.server.stream("TIMERS").join("msgs"), system.dir().join("before"));
+    copy(&messages, &before);
+
+    // While her sequence is paused, its settling sets another of the same generation.
+    system.server.restart().await.unwrap();
+    let mut engine = system.start("run").await;
+    until("it is settled", async || system.waiting("TIMERS", "due").await == 0).await.unwrap();
+    engine.kill().await.unwrap();
+    system.server.stop().await.unwrap();
+    // What a crash may do to a stream that is written without fsync: it is as before. The consumer is not.
+    std::fs::remove_dir_all(&messages).unwrap();
+    copy(&before, &messages);
+    system.server.restart().await.unwrap();
+    assert_eq!(system.depth("TIMERS").await, 1);
+    assert_eq!(system.waiting("TIMERS", "due").await, 0);
+
+    let _dripline = system.start("run").await;
+    assert_eq!(system.run(&order("resume")).await.0, Some(0), "{}", system.log());
+    system.until_status("jane=40example.com", "COMPLETED").await;
+    assert_eq!(system.steps_of("jane@example.com").await, ["first"]);
 }

@@ -49,6 +49,15 @@ impl NatsServer {
         Ok(())
     }
 
+    /// Ends it in order: all that it knows is on disk.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let (Some(pid), Some(mut child)) = (self.pid(), self.child.take()) {
+            signal(pid, "TERM").await?;
+            tokio::time::timeout(PATIENCE, child.wait()).await.context("nats-server does not end")??;
+        }
+        Ok(())
+    }
+
     /// Starts it again, with the store it had.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill().await?;
@@ -96,6 +105,11 @@ impl NatsServer {
     /// Where it writes its log, of all its runs.
     pub fn log(&self) -> PathBuf {
         self.dir.path().join("nats-server.log")
+    }
+
+    /// The folder of a stream.
+    pub fn stream(&self, name: &str) -> PathBuf {
+        self.dir.path().join("jetstream/jetstream/$G/streams").join(name)
     }
 
     /// For clients.

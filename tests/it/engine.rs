@@ -41,7 +41,7 @@ pub async fn start(system: &System, replace: impl FnOnce(&mut Ports, Unsubscribe
     let ports = service::ports(config, &connections, esps, links.clone(), lead_ids, sequences);
     let mut ports = Box::pin(ports).await.unwrap();
     replace(&mut ports, links);
-    // Actors are registered under it, for all tests of this process.
-    let owner = system.server.url();
+    // Of this server alone: actors are registered under it, for all tests of this process.
+    let owner = format!("test.{}", system.server.url().rsplit(':').next().unwrap());
     Engine::start(ports, service::settings(config, owner, applied.lead_ids)).await.unwrap()
 }

@@ -1,9 +1,16 @@
 //! Several engines at the same work.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use dripline_actors::ports::{Beat, Presence, StoreError};
 use dripline_test_support::{Dripline, until};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use serde_json::json;
 
+use crate::engine::start;
 use crate::system::System;
 
 const RATE: usize = 100;
@@ -99,4 +106,58 @@ async fn an_engine_that_was_paused_for_long_does_not_send_what_another_has_taken
     let threads = std::thread::available_parallelism().unwrap().get();
     assert!(after.duplicates - before.duplicates <= threads, "{before:?}, then {after:?}");
     assert_eq!(after.distinct_send_keys, (leads + 1) * 3);
+}
+
+/// The bucket `engines`, whose watcher is served by nobody once it is deaf.
+struct Deaf {
+    bucket: Arc<dyn Presence>,
+    is_deaf: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Presence for Deaf {
+    async fn announce(&self, beat: &Beat) -> Result<(), StoreError> {
+        self.bucket.announce(beat).await
+    }
+
+    async fn leave(&self, owner: &str) -> Result<(), StoreError> {
+        self.bucket.leave(owner).await
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Result<Result<Beat, String>, StoreError>>, StoreError> {
+        let is_deaf = Arc::clone(&self.is_deaf);
+        let heard = move |_: &_| std::future::ready(!is_deaf.load(Ordering::Relaxed));
+        Ok(self.bucket.watch().await?.filter(heard).boxed())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_no_longer_hears_itself_leaves_the_emails_to_the_others() {
+    const LEADS: usize = 20;
+    let mut system = System::new("resend").await;
+    system.set("DRIPLINE_ESP__RATE", "100");
+    system.sequence("welcome", &[("first", "0s")]);
+    let is_deaf = Arc::new(AtomicBool::new(false));
+    // Its provider is another: the stand-in sees the emails of the other engine alone.
+    let engine = start(&system, |ports, _| {
+        let (bucket, is_deaf) = (Arc::clone(&ports.presence), Arc::clone(&is_deaf));
+        ports.presence = Arc::new(Deaf { bucket, is_deaf });
+    })
+    .await;
+    let _other = system.start("engine").await;
+    let mut groups = 0;
+    let mut of_the_other = async || {
+        groups += 1;
+        let before = system.summary().await.accepted;
+        let lead = format!(r#"{{"email": "lead-{groups}-{{{{Count}}}}@example.com"}}"#);
+        let count = LEADS.to_string();
+        system.server.cli(["pub", "-J", "leads.new", &lead, "--count", &count]).await.unwrap();
+        system.until_all(groups * LEADS, "COMPLETED").await;
+        system.summary().await.accepted - before
+    };
+    until("both send", async || (1..LEADS).contains(&of_the_other().await)).await.unwrap();
+    is_deaf.store(true, Ordering::Relaxed);
+    until("the other one sends all", async || of_the_other().await == LEADS).await.unwrap();
+    assert_eq!(of_the_other().await, LEADS);
+    engine.stop(Duration::from_secs(5)).await;
 }

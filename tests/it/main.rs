@@ -18,6 +18,7 @@ mod faults;
 mod feedback;
 mod guards;
 mod import;
+mod inbox;
 mod lead;
 mod mailpit;
 mod metrics;

@@ -410,16 +410,15 @@ impl Run<'_> {
         let reader = Reader::connect(&self.world.urls).await?;
         let mut open = Vec::new();
         for (stream, what) in [("LEADS", "leads"), ("FEEDBACK", "events")] {
-            let queued = reader.count(stream, ">").await?;
+            let queued = reader.count(stream).await?;
             if queued > 0 {
                 open.push(format!("{queued} {what} are in the queue"));
             }
         }
         let mut held = reader.controls().await?;
-        let (committed, copied) =
-            (reader.count("KV_leads", "journal.>").await?, reader.count("JOURNAL", "journal.>").await?);
+        let (committed, copied) = (reader.batches("KV_leads").await?, reader.batches("JOURNAL").await?);
         if committed != copied {
-            open.push(format!("JOURNAL has {copied} of the {committed} batches"));
+            open.push(format!("JOURNAL has {} of the {} batches", copied.len(), committed.len()));
         }
         let at = now();
         for document in reader.documents(sequences).await? {

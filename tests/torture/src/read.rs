@@ -1,11 +1,12 @@
 //! Reads what is on the servers.
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::time::timeout;
 
 use crate::history::{Document, LeftHeld, Line, Rejected};
@@ -80,15 +81,16 @@ impl Reader {
         Ok(held)
     }
 
-    /// Messages in a stream on these subjects.
-    pub(crate) async fn count(&self, stream: &str, subjects: &str) -> Result<usize> {
+    /// Messages in a stream.
+    pub(crate) async fn count(&self, stream: &str) -> Result<u64> {
+        Ok(self.0.get_stream(stream).await?.cached_info().state.messages)
+    }
+
+    /// The batches whose lines a stream has; the server may copy one twice.
+    pub(crate) async fn batches(&self, stream: &str) -> Result<BTreeSet<String>> {
         let stream = self.0.get_stream(stream).await?;
-        let mut info = stream.info_with_subjects(subjects).await?;
-        let mut count = 0;
-        while let Some(subject) = info.next().await {
-            count += subject?.1;
-        }
-        Ok(count)
+        let subjects = stream.info_with_subjects("journal.>").await?;
+        Ok(subjects.map_ok(|(subject, _)| subject).try_collect().await?)
     }
 
     async fn all(&self, stream: &str, subjects: &str, deliver: DeliverPolicy) -> Result<Vec<jetstream::Message>> {

@@ -24,13 +24,18 @@ pub(crate) trait Batch: Esp {
     /// Most emails of one call.
     const LIMIT: usize;
 
+    /// By which its calls are made.
     fn http(&self) -> &Http;
     /// One call for all of them, that takes no longer than this.
     async fn together(&self, emails: &[&Email], within: Duration) -> Together;
     /// A call for one, likewise.
     async fn alone(&self, email: &Email, within: Duration) -> Outcome;
 
-    /// Whether the call for these, which are at least one, can carry this one as well.
+    /// Whether no call can carry this one with others.
+    fn goes_alone(&self, _email: &Email) -> bool {
+        false
+    }
+    /// Whether the call for these, which are at least one, can carry this one as well; none of them goes alone.
     fn has_room_for(&self, _email: &Email, _among: &[&Email]) -> bool {
         true
     }
@@ -116,7 +121,8 @@ impl Together {
 /// Sends them all, with as few calls as may be, within the time of one call. An outcome for each, in order.
 async fn send<P: Batch>(provider: &P, emails: &[Email]) -> Vec<Outcome> {
     let until = Instant::now() + provider.http().timeout;
-    let shares = shares(emails, P::LIMIT, |email, among| provider.has_room_for(email, among));
+    let goes_alone = |email: &Email| provider.goes_alone(email);
+    let shares = shares(emails, P::LIMIT, goes_alone, |email, among| provider.has_room_for(email, among));
     let outcomes = join_all(shares.iter().map(|share| one_call(provider, &share.emails, until))).await;
     let places = shares.iter().flat_map(|share| &share.places);
     let mut placed: Vec<_> = places.zip(outcomes.into_iter().flatten()).collect();
@@ -157,20 +163,31 @@ struct Share<'a> {
     /// Where each stands among all.
     places: Vec<usize>,
     bytes: usize,
+    /// For one that goes alone.
+    is_closed: bool,
 }
 
 /// Divides them so that each share has `limit` emails at most, and [`MOST_BYTES`] if more than one; each goes into the
 /// first that has room for it.
-fn shares(emails: &[Email], limit: usize, has_room_for: impl Fn(&Email, &[&Email]) -> bool) -> Vec<Share<'_>> {
+fn shares(
+    emails: &[Email],
+    limit: usize,
+    goes_alone: impl Fn(&Email) -> bool,
+    has_room_for: impl Fn(&Email, &[&Email]) -> bool,
+) -> Vec<Share<'_>> {
     let mut shares: Vec<Share<'_>> = Vec::new();
     for (place, email) in emails.iter().enumerate() {
-        let size = size(email);
+        let (size, is_closed) = (size(email), goes_alone(email));
         let has_room = |share: &&mut Share<'_>| {
-            share.emails.len() < limit && share.bytes + size <= MOST_BYTES && has_room_for(email, &share.emails)
+            !is_closed
+                && !share.is_closed
+                && share.emails.len() < limit
+                && share.bytes + size <= MOST_BYTES
+                && has_room_for(email, &share.emails)
         };
         let share = match shares.iter_mut().find(has_room) {
             Some(share) => share,
-            None => shares.push_mut(Share::default()),
+            None => shares.push_mut(Share { is_closed, ..Share::default() }),
         };
         share.emails.push(email);
         share.places.push(place);
@@ -222,7 +239,8 @@ mod tests {
             (vec![1, MOST_BYTES, 1], 5, vec![2, 1]),
         ] {
             let emails: Vec<_> = sizes.iter().map(|bytes| email(*bytes)).collect();
-            let counts: Vec<_> = shares(&emails, limit, |_, _| true).iter().map(|share| share.emails.len()).collect();
+            let counts: Vec<_> =
+                shares(&emails, limit, |_| false, |_, _| true).iter().map(|share| share.emails.len()).collect();
             assert_eq!(counts, expected, "{sizes:?} by {limit}");
         }
     }
@@ -231,7 +249,11 @@ mod tests {
     fn an_email_that_cannot_go_with_the_first_ones_goes_with_the_next_that_it_can_go_with() {
         let emails: Vec<_> = [10, 11, 12, 13, 14].map(email).into();
         let alike = |email: &Email, among: &[&Email]| email.text.len() % 2 == among[0].text.len() % 2;
-        let places: Vec<_> = shares(&emails, 5, alike).into_iter().map(|share| share.places).collect();
-        assert_eq!(places, [vec![0, 2, 4], vec![1, 3]]);
+        let places = |alone: usize| -> Vec<_> {
+            let shares = shares(&emails, 5, |email| email.text.len() == alone, alike);
+            shares.into_iter().map(|share| share.places).collect()
+        };
+        assert_eq!(places(0), [vec![0, 2, 4], vec![1, 3]]);
+        assert_eq!(places(10), [vec![0], vec![1, 3], vec![2, 4]]);
     }
 }

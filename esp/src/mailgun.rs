@@ -2,7 +2,6 @@
 //!
 //! <https://documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/messages/post-v3--domain-name--messages>
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -200,15 +199,16 @@ impl Batch for Mailgun {
         }
     }
 
+    fn goes_alone(&self, email: &Email) -> bool {
+        let is_replaced = |word: &str| REPLACED.iter().any(|beginning| word.starts_with(beginning));
+        own(email).any(|(_, value)| value.split('%').skip(1).any(is_replaced))
+    }
+
     fn has_room_for(&self, email: &Email, among: &[&Email]) -> bool {
         let names = |email| own(email).map(|(name, _)| name);
-        // Of several the first was looked through when the second came.
-        let first_goes_with_others = among.len() > 1 || !holds_what_is_replaced(among[0]);
-        first_goes_with_others
-            && common(email).eq(common(among[0]))
+        common(email).eq(common(among[0]))
             && names(email).eq(names(among[0]))
             && !among.iter().any(|earlier| earlier.to == email.to)
-            && !holds_what_is_replaced(email)
     }
 }
 
@@ -228,11 +228,8 @@ fn form_of_many<'a>(emails: &[&'a Email]) -> Vec<Field<'a>> {
         let place = format!("%recipient.{name}%");
         (name, place.into())
     }));
-    let variables: BTreeMap<_, BTreeMap<_, _>> =
-        emails.iter().map(|email| (email.to.as_str(), own(email).collect())).collect();
-    // Maps of text have no way to fail.
-    let variables = serde_json::to_string(&variables).unwrap_or_default();
-    fields.push(("recipient-variables".into(), variables.into()));
+    let variables: Value = emails.iter().map(|email| (email.to.as_str(), own(email).collect::<Value>())).collect();
+    fields.push(("recipient-variables".into(), variables.to_string().into()));
     fields
 }
 
@@ -252,11 +249,6 @@ fn own(email: &Email) -> impl Iterator<Item = Field<'_>> {
     let headers = email.headers.iter().map(|(name, value)| (format!("h:{name}").into(), value.as_str().into()));
     let ids = Ids::of(email).pairs().into_iter().map(|(name, value)| (format!("v:{name}").into(), value.into()));
     std::iter::once(subject).chain(text).chain(html).chain(headers).chain(ids)
-}
-
-fn holds_what_is_replaced(email: &Email) -> bool {
-    let is_replaced = |word: &str| REPLACED.iter().any(|beginning| word.starts_with(beginning));
-    own(email).any(|(_, value)| value.split('%').skip(1).any(is_replaced))
 }
 
 fn outcome(answer: &Answer, email: &Email) -> Outcome {

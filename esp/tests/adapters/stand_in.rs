@@ -93,22 +93,33 @@ fn more(emails: Vec<Email>, mark: &str) -> Vec<Email> {
     emails.into_iter().map(|email| Email { send_key: format!("{}-{mark}", email.send_key).into(), ..email }).collect()
 }
 
+/// All of the above, one after the other; gives the emails whose answer was lost.
+async fn takes_batches(stand_in: &StandIn, esp: &dyn Esp) -> Vec<Email> {
+    one_of_ten_is_refused(stand_in, esp).await;
+    a_refused_batch_goes_one_by_one(stand_in, esp, &more(emails(5), "b")).await;
+    let lost = more(emails(3), "c");
+    a_lost_answer_leaves_all_in_doubt(stand_in, esp, &lost).await;
+    assert_eq!(stand_in.counts().await, (9 + 5 + 3, 0, 0), "{}", esp.name());
+    lost
+}
+
+/// These, and no others.
+async fn finds_what_it_took(esp: &dyn Esp, emails_taken: &[Email]) {
+    for email in emails_taken {
+        assert!(found(&esp.look_up(email, ago(Duration::ZERO)).await).starts_with("found "), "{}", esp.name());
+    }
+    for email in more(emails(2), "never") {
+        assert_eq!(found(&esp.look_up(&email, ago(Duration::ZERO)).await), "not found", "{}", esp.name());
+    }
+}
+
 #[tokio::test]
 async fn postmark_takes_batches_and_finds_what_it_took() {
     let stand_in = StandIn::start().await;
     let postmark = postmark(&stand_in.url).batching();
-    one_of_ten_is_refused(&stand_in, &postmark).await;
-    a_refused_batch_goes_one_by_one(&stand_in, &postmark, &more(emails(5), "b")).await;
-    let lost = more(emails(3), "c");
-    a_lost_answer_leaves_all_in_doubt(&stand_in, &postmark, &lost).await;
-    assert_eq!(stand_in.counts().await, (9 + 5 + 3, 0, 0));
+    let lost = takes_batches(&stand_in, &postmark).await;
 
-    for email in &lost {
-        assert!(found(&postmark.look_up(email, ago(Duration::ZERO)).await).starts_with("found "));
-    }
-    for email in more(emails(2), "never") {
-        assert_eq!(found(&postmark.look_up(&email, ago(Duration::ZERO)).await), "not found");
-    }
+    finds_what_it_took(&postmark, &lost).await;
     stand_in.fault(Fault { delay_ms: Some(600_000), ..Fault::new(FaultKind::LookUpLag) }).await;
     assert_eq!(found(&postmark.look_up(&lost[0], ago(Duration::ZERO)).await), "not found", "not yet");
     stand_in.fault(Fault { status: Some(503), ..Fault::new(FaultKind::LookUpStatus) }).await;
@@ -120,11 +131,7 @@ async fn postmark_takes_batches_and_finds_what_it_took() {
 async fn resend_takes_batches() {
     let stand_in = StandIn::start().await;
     let resend = resend(&stand_in.url).batching();
-    one_of_ten_is_refused(&stand_in, &resend).await;
-    a_refused_batch_goes_one_by_one(&stand_in, &resend, &more(emails(5), "b")).await;
-    let lost = more(emails(3), "c");
-    a_lost_answer_leaves_all_in_doubt(&stand_in, &resend, &lost).await;
-    assert_eq!(stand_in.counts().await, (9 + 5 + 3, 0, 0));
+    let lost = takes_batches(&stand_in, &resend).await;
     assert!(tell_all(&resend.send_batch(&lost).await).iter().all(|told| told.starts_with("accepted ")));
     assert_eq!(stand_in.counts().await, (9 + 5 + 3, 0, 0), "the batch's key has it taken once");
 }
@@ -133,17 +140,8 @@ async fn resend_takes_batches() {
 async fn mailgun_takes_batches_and_finds_what_it_took() {
     let stand_in = StandIn::start().await;
     let mailgun = mailgun(&stand_in.url).batching();
-    one_of_ten_is_refused(&stand_in, &mailgun).await;
-    a_refused_batch_goes_one_by_one(&stand_in, &mailgun, &more(emails(5), "b")).await;
-    let lost = more(emails(3), "c");
-    a_lost_answer_leaves_all_in_doubt(&stand_in, &mailgun, &lost).await;
-    assert_eq!(stand_in.counts().await, (9 + 5 + 3, 0, 0));
-    for email in &lost {
-        assert!(found(&mailgun.look_up(email, ago(Duration::ZERO)).await).starts_with("found "));
-    }
-    for email in more(emails(2), "never") {
-        assert_eq!(found(&mailgun.look_up(&email, ago(Duration::ZERO)).await), "not found");
-    }
+    let lost = takes_batches(&stand_in, &mailgun).await;
+    finds_what_it_took(&mailgun, &lost).await;
 }
 
 #[tokio::test]

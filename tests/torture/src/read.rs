@@ -1,5 +1,5 @@
 //! Reads what is on the servers.
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -86,11 +86,11 @@ impl Reader {
         Ok(self.0.get_stream(stream).await?.cached_info().state.messages)
     }
 
-    /// The batches whose lines a stream has; the server may copy one twice.
-    pub(crate) async fn batches(&self, stream: &str) -> Result<BTreeSet<String>> {
+    /// The batches whose lines a stream has, and how often: the server may copy one twice.
+    pub(crate) async fn batches(&self, stream: &str) -> Result<BTreeMap<String, usize>> {
         let stream = self.0.get_stream(stream).await?;
         let subjects = stream.info_with_subjects("journal.>").await?;
-        Ok(subjects.map_ok(|(subject, _)| subject).try_collect().await?)
+        Ok(subjects.try_collect().await?)
     }
 
     async fn all(&self, stream: &str, subjects: &str, deliver: DeliverPolicy) -> Result<Vec<jetstream::Message>> {
